@@ -1,0 +1,164 @@
+/**
+ * Every error Loadstone throws or rejects with. `code` is a literal, so a `switch` over it is checked by the
+ * compiler; `transient` says whether the same call may succeed when it is made again later.
+ */
+export abstract class LoadstoneError extends Error {
+  abstract readonly code: string
+  readonly transient: boolean = false
+  override get name(): string {
+    return this.constructor.name
+  }
+}
+
+/** An option has a value Loadstone cannot work with. Thrown once, where the option is given. */
+export class OptionError extends LoadstoneError {
+  override readonly code = 'ERR_OPTION'
+  constructor(
+    readonly option: string,
+    wanted: string,
+    given: unknown,
+  ) {
+    super(`option '${option}' must be ${wanted}, but is ${show(given)}`)
+  }
+}
+
+/** A model cannot work as declared: declared twice, or its table, a column or a type does not fit. */
+export class ModelError extends LoadstoneError {
+  override readonly code = 'ERR_MODEL'
+  constructor(
+    readonly model: string,
+    problem: string,
+    options?: ErrorOptions,
+  ) {
+    super(`model '${model}': ${problem}`, options)
+  }
+}
+
+/** A lookup names a field list that the model does not declare. */
+export class ShapeNotDeclaredError extends LoadstoneError {
+  override readonly code = 'ERR_SHAPE_NOT_DECLARED'
+  constructor(
+    readonly model: string,
+    readonly fields: readonly string[],
+    kind: 'keyFields' | 'filterFields',
+    readonly declared: readonly (readonly string[])[],
+  ) {
+    super(
+      `model '${model}' has no ${kind} ${list(fields)}; declared: ${declared.map(list).join(', ') || 'none'}. ` +
+        `Add ${list(fields)} to ${kind}, or look up by a declared one`,
+    )
+  }
+}
+
+/** A lookup value cannot be a key: `undefined`, `NaN`, an invalid Date, an object, or no value of the column's type. */
+export class InvalidKeyError extends LoadstoneError {
+  override readonly code = 'ERR_INVALID_KEY'
+  constructor(
+    readonly model: string,
+    readonly field: string,
+    problem: string,
+  ) {
+    super(`model '${model}': field '${field}' ${problem}`)
+  }
+}
+
+/** No row has this key. */
+export class NotFoundError extends LoadstoneError {
+  override readonly code: string = 'ERR_NOT_FOUND'
+  constructor(
+    readonly model: string,
+    readonly key: Readonly<Record<string, unknown>>,
+  ) {
+    super(`model '${model}' has no row with ${describeKey(key)}`)
+  }
+}
+
+/**
+ * As {@link NotFoundError}, in the form that HTTP frameworks (`status`, `statusCode`, `expose`) and GraphQL servers
+ * (`extensions`) turn into a 404 by themselves.
+ */
+export class NotFoundHttpError extends NotFoundError {
+  override readonly code = 'ERR_NOT_FOUND_HTTP'
+  readonly status = 404
+  readonly statusCode = 404
+  readonly expose = true
+  readonly extensions = { code: 'NOT_FOUND', http: { status: 404 } }
+}
+
+/** A `keyFields` shape selected more than one row, so it is no key. Loadstone never picks one of them. */
+export class NotUniqueError extends LoadstoneError {
+  override readonly code = 'ERR_NOT_UNIQUE'
+  constructor(
+    readonly model: string,
+    readonly fields: readonly string[],
+    readonly key: Readonly<Record<string, unknown>>,
+  ) {
+    super(
+      `model '${model}': keyFields ${list(fields)} is not unique, ${describeKey(key)} selects more than one row. ` +
+        'Add a unique constraint, or declare these fields under filterFields',
+    )
+  }
+}
+
+/** The SQL behind a lookup failed; `cause` is the driver's own error. Not memoised: the next lookup asks again. */
+export class SourceError extends LoadstoneError {
+  override readonly code = 'ERR_SOURCE'
+  override readonly transient = true
+  constructor(
+    readonly model: string,
+    readonly fields: readonly string[],
+    cause: unknown,
+  ) {
+    super(`model '${model}': SQL for ${list(fields)} failed: ${messageOf(cause)}`, { cause })
+  }
+}
+
+/** The store cannot be reached, did not answer in time, or refused. Lookups never reject with it: SQL answers them. */
+export class StoreUnavailableError extends LoadstoneError {
+  override readonly code = 'ERR_STORE_UNAVAILABLE'
+  override readonly transient = true
+  constructor(problem: string, options?: ErrorOptions) {
+    super(`the store is unavailable: ${problem}`, options)
+  }
+}
+
+/** The cache was closed; nothing can be looked up through it any more. */
+export class CacheClosedError extends LoadstoneError {
+  override readonly code = 'ERR_CACHE_CLOSED'
+  constructor(namespace: string) {
+    super(`the cache '${namespace}' is closed`)
+  }
+}
+
+/** The message of whatever was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** A value as an error message shows it: short, on one line, never throwing. */
+export function show(value: unknown): string {
+  const text = (() => {
+    if (typeof value === 'string') return JSON.stringify(value)
+    if (typeof value === 'bigint') return `${value}n`
+    if (typeof value === 'function') return `function ${value.name}`
+    if (value instanceof Date)
+      return `Date(${Number.isNaN(value.getTime()) ? 'invalid' : value.toISOString()})`
+    if (typeof value !== 'object' || value === null) return String(value)
+    try {
+      return JSON.stringify(value) ?? String(value)
+    } catch {
+      return Object.prototype.toString.call(value)
+    }
+  })()
+  return text.length > 120 ? `${text.slice(0, 117)}...` : text
+}
+
+function list(fields: readonly string[]): string {
+  return `[${fields.map((field) => `'${field}'`).join(', ')}]`
+}
+
+function describeKey(key: Readonly<Record<string, unknown>>): string {
+  return Object.entries(key)
+    .map(([field, value]) => `${field} = ${show(value)}`)
+    .join(', ')
+}

@@ -1,0 +1,31 @@
+export {
+  type Cache,
+  type CacheOptions,
+  type CacheStats,
+  createModelCache,
+  type Model,
+} from './cache.ts'
+export {
+  CacheClosedError,
+  InvalidKeyError,
+  LoadstoneError,
+  ModelError,
+  NotFoundError,
+  NotFoundHttpError,
+  NotUniqueError,
+  OptionError,
+  ShapeNotDeclaredError,
+  SourceError,
+  StoreUnavailableError,
+} from './errors.ts'
+export type { WaveMessage } from './loaders/dispatcher.ts'
+export type { Trips } from './loaders/driver.ts'
+export type { ModelCache, Query } from './loaders/model-cache.ts'
+export { runInLoop } from './loaders/scope.ts'
+export type { WaveCounts } from './loaders/wave.ts'
+export type { ValueType } from './models/codec.ts'
+export type { ModelMeta } from './models/model.ts'
+export type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
+export type { Duration } from './options.ts'
+export type { MemoryStoreOptions } from './stores/memory.ts'
+export type { RedisClient } from './stores/redis.ts'

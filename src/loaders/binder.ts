@@ -1,0 +1,73 @@
+import type { ValueType } from '../models/codec.ts'
+import { type BoundModel, bindModel, type ModelDefinition } from '../models/model.ts'
+import type { Source } from '../sources/source.ts'
+
+/** A declared model, and what it is bound to once the database has been asked about it. */
+export interface Binding {
+  readonly definition: ModelDefinition
+  bound: BoundModel | undefined
+  binding: Promise<BoundModel> | undefined
+}
+
+/**
+ * Binds declared models to their tables, when one of them is first used. All that are not bound yet are bound
+ * together, so that the lookups of a first `Promise.all` over several models still become one wave.
+ */
+export class Binder {
+  readonly #namespace: string
+  readonly #source: Source
+  readonly #valueTypes: readonly ValueType[]
+  readonly #bindings = new Map<string, Binding>()
+
+  constructor(namespace: string, source: Source, valueTypes: readonly ValueType[]) {
+    this.#namespace = namespace
+    this.#source = source
+    this.#valueTypes = valueTypes
+  }
+
+  get bindings(): readonly Binding[] {
+    return [...this.#bindings.values()]
+  }
+
+  has(model: string): boolean {
+    return this.#bindings.has(model)
+  }
+
+  add(definition: ModelDefinition): Binding {
+    const binding: Binding = { definition, bound: undefined, binding: undefined }
+    this.#bindings.set(definition.name, binding)
+    return binding
+  }
+
+  /** @throws ModelError when the table does not fit the model, SourceError when the database cannot be asked */
+  async bind(binding: Binding): Promise<BoundModel> {
+    if (binding.bound) return binding.bound
+    const pending = [...this.#bindings.values()]
+      .filter(({ bound }) => !bound)
+      .map((each) => this.#start(each))
+    // Each failure concerns only its own model, but all go on together.
+    await Promise.allSettled(pending)
+    return this.#start(binding)
+  }
+
+  /** Has the model bound anew at its next use: its table has changed. */
+  unbind(model: BoundModel): void {
+    const binding = this.#bindings.get(model.definition.name)
+    if (binding?.bound === model) binding.bound = undefined
+  }
+
+  #start(binding: Binding): Promise<BoundModel> {
+    if (binding.bound) return Promise.resolve(binding.bound)
+    binding.binding ??= this.#bind(binding).finally(() => {
+      binding.binding = undefined
+    })
+    return binding.binding
+  }
+
+  async #bind(binding: Binding): Promise<BoundModel> {
+    const { definition } = binding
+    const table = await this.#source.describe(definition)
+    binding.bound = bindModel(this.#namespace, definition, table, definition.version, this.#valueTypes)
+    return binding.bound
+  }
+}

@@ -1,0 +1,121 @@
+import type { Source } from '../sources/source.ts'
+import type { CacheStore } from '../stores/store.ts'
+import type { Step, Wave } from './wave.ts'
+
+/** How many round trips of each kind were made. Commands that a store sends side by side are one trip. */
+export interface Trips {
+  mget: number
+  acquire: number
+  fill: number
+  select: number
+}
+
+export const NO_TRIPS: Trips = Object.freeze({ mget: 0, acquire: 0, fill: 0, select: 0 })
+
+type Answer = (wave: Wave) => IteratorResult<Step, void>
+
+const next: Answer = (wave) => wave.next()
+
+/** A step with a round trip or a wait in it. */
+export type Trip = Exclude<Step, { op: 'answered' | 'tasks' }>
+
+/** Decides when a step is taken, and what comes of it: for tests that hold a wave at a step. */
+export type Gate = (step: Trip, take: () => Promise<unknown>) => Promise<unknown>
+
+/** Drives waves: asks the store and the source for what a wave yields, its tasks side by side. */
+export class AsyncDriver {
+  gate: Gate | undefined = undefined
+  readonly #store: CacheStore
+  readonly #source: Source
+
+  constructor(store: CacheStore, source: Source) {
+    this.#store = store
+    this.#source = source
+  }
+
+  /**
+   * Runs a wave to its end, fills included.
+   *
+   * @param trips counted up
+   * @param answered called when all that the store's first answer could answer is answered, and more is to come
+   */
+  async run(wave: Wave, trips: Trips, answered?: () => void): Promise<void> {
+    const running = new Map<Wave, Promise<void>>()
+    let resume = next
+    for (;;) {
+      const { done, value: step } = resume(wave)
+      if (done) return
+      if (step.op === 'answered') {
+        answered?.()
+        resume = next
+        continue
+      }
+      try {
+        const answer = (await this.#perform(step, trips, running)) as never
+        resume = (each) => each.next(answer)
+      } catch (error) {
+        resume = (each) => each.throw(error)
+      }
+    }
+  }
+
+  #perform(
+    step: Exclude<Step, { op: 'answered' }>,
+    trips: Trips,
+    running: Map<Wave, Promise<void>>,
+  ): Promise<unknown> {
+    if (step.op === 'tasks') return this.#tasks(step.tasks, step.patienceMs, trips, running)
+    return this.gate ? this.gate(step, () => this.#take(step, trips)) : this.#take(step, trips)
+  }
+
+  #take(step: Trip, trips: Trips): Promise<unknown> {
+    switch (step.op) {
+      case 'getMany':
+        trips.mget++
+        return this.#store.getMany(step.keys)
+      case 'acquire':
+        trips.acquire++
+        return this.#store.acquire(step.keys, step.schemas, step.leaseMs)
+      case 'fill':
+        trips.fill++
+        return this.#store.fill(step.lease, step.fills)
+      case 'select':
+        trips.select++
+        return this.#source.select(step.model, step.shape, step.keys)
+      case 'sleep':
+        return new Promise((resolve) => setTimeout(resolve, step.ms))
+      case 'join':
+        return step.flight.result
+    }
+  }
+
+  /** True when all tasks are done, false when `patienceMs` have passed since a task ended and others still run. */
+  async #tasks(
+    tasks: readonly Wave[],
+    patienceMs: number,
+    trips: Trips,
+    running: Map<Wave, Promise<void>>,
+  ): Promise<boolean> {
+    let firstEnded: (() => void) | undefined
+    const one = new Promise<void>((resolve) => {
+      firstEnded = resolve
+    })
+    const all = tasks.map((task) => {
+      let run = running.get(task)
+      if (!run) {
+        run = this.run(task, trips)
+        running.set(task, run)
+      }
+      return run.finally(firstEnded)
+    })
+    const finished = Promise.all(all).then(() => true)
+    if (patienceMs === Number.POSITIVE_INFINITY || tasks.length < 2) return finished
+    // A rejection comes through `finished` as well, and must not go unhandled while the timer runs.
+    await Promise.race([one, finished])
+    let timer: NodeJS.Timeout | undefined
+    const impatient = new Promise<boolean>((resolve) => {
+      timer = setTimeout(resolve, patienceMs, false)
+    })
+    return Promise.race([finished, impatient]).finally(() => clearTimeout(timer))
+  }
+}

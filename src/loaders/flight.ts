@@ -1,0 +1,52 @@
+/** What a load came to, for those who joined it: the encoded value, none, not to be shared, or why it failed. */
+export type FlightResult = Buffer | 'absent' | 'unshared' | Error
+
+/** A load in flight, for one key under one lease. */
+export class Flight {
+  readonly token: string
+  readonly result: Promise<FlightResult>
+  settled: FlightResult | undefined = undefined
+  #resolve!: (result: FlightResult) => void
+
+  constructor(token: string) {
+    this.token = token
+    this.result = new Promise((resolve) => {
+      this.#resolve = resolve
+    })
+  }
+
+  settle(result: FlightResult): void {
+    if (this.settled !== undefined) return
+    this.settled = result
+    this.#resolve(result)
+  }
+}
+
+/**
+ * The loads in flight of this process. One may be joined only by who has just seen its very token in the store: then
+ * no write has come between, and the answer is as fresh as a hit. A flight therefore lasts until its fill is through.
+ */
+export class Flights {
+  readonly #byKey = new Map<string, Flight>()
+
+  get size(): number {
+    return this.#byKey.size
+  }
+
+  get(key: string, token: string): Flight | undefined {
+    const flight = this.#byKey.get(key)
+    return flight?.token === token ? flight : undefined
+  }
+
+  begin(key: string, token: string): Flight {
+    const flight = new Flight(token)
+    this.#byKey.set(key, flight)
+    return flight
+  }
+
+  /** Ends a flight; one that came to nothing leaves those who joined to themselves. */
+  end(key: string, flight: Flight): void {
+    flight.settle('unshared')
+    if (this.#byKey.get(key) === flight) this.#byKey.delete(key)
+  }
+}

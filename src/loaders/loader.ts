@@ -1,0 +1,31 @@
+import DataLoader from 'dataloader'
+import type { Dispatcher } from './dispatcher.ts'
+import type { Lookup } from './lookup.ts'
+
+/** What one cache keeps for one scope: the DataLoader that gathers its lookups, and the memo. */
+export class ScopeLoader {
+  /** Undefined outside any scope: a lookup then joins the tick's wave, but nobody else gets its answer. */
+  readonly memo: Map<string, Lookup> | undefined
+  /** Lookups answered by the memo since the last wave. */
+  memoHits = 0
+  readonly #batch: DataLoader<Lookup, unknown>
+
+  constructor(dispatcher: Dispatcher, memo: Map<string, Lookup> | undefined) {
+    this.memo = memo
+    this.#batch = new DataLoader<Lookup, unknown>(
+      (lookups) => {
+        const { memoHits } = this
+        this.memoHits = 0
+        return dispatcher.dispatch(lookups, memoHits)
+      },
+      // The memo is ours: it must be cleared by key, by model, and by writes.
+      { cache: false },
+    )
+  }
+
+  load(lookup: Lookup): Promise<unknown> {
+    lookup.promise = this.#batch.load(lookup)
+    this.memo?.set(lookup.address.key, lookup)
+    return lookup.promise
+  }
+}

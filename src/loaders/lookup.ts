@@ -1,0 +1,95 @@
+import { NotFoundError, NotFoundHttpError } from '../errors.ts'
+import type { BoundModel } from '../models/model.ts'
+import type { Address, Shape } from '../models/shape.ts'
+
+/** What a lookup that finds no row comes to. */
+export type OnAbsent = 'null' | 'not-found' | 'not-found-http'
+
+/** The row of a key shape or null, the rows of a filter shape. */
+export type Answer = Readonly<Record<string, unknown>> | null | readonly Readonly<Record<string, unknown>>[]
+
+/**
+ * One call for one key, and the slot of its answer in a scope's memo: whoever clears the memo takes the slot away,
+ * so a load that is still under way can only answer those who already wait for it.
+ */
+export class Lookup {
+  readonly model: BoundModel
+  readonly shape: Shape
+  readonly values: Readonly<Record<string, unknown>>
+  readonly address: Address
+  /** Undefined until answered. */
+  answered: Answer | undefined = undefined
+  /** What callers wait for: the answer as `#onAbsent` puts it. */
+  promise: Promise<unknown> | undefined = undefined
+  readonly #onAbsent: OnAbsent
+  readonly #memo: Map<string, Lookup> | undefined
+  #error: Error | undefined = undefined
+  #waiting: { resolve(value: unknown): void; reject(error: Error): void } | undefined = undefined
+
+  constructor(
+    model: BoundModel,
+    shape: Shape,
+    values: Readonly<Record<string, unknown>>,
+    address: Address,
+    onAbsent: OnAbsent,
+    memo: Map<string, Lookup> | undefined,
+  ) {
+    this.model = model
+    this.shape = shape
+    this.values = values
+    this.address = address
+    this.#onAbsent = onAbsent
+    this.#memo = memo
+  }
+
+  get pending(): boolean {
+    return this.answered === undefined && this.#error === undefined
+  }
+
+  answer(value: Answer): void {
+    this.answered = value
+    if (this.#waiting) {
+      const result = this.#as(this.#onAbsent)
+      if (result instanceof Error) this.#waiting.reject(result)
+      else this.#waiting.resolve(result)
+    }
+  }
+
+  /** Fails those who wait. A failure is no answer: the next lookup of this key asks again. */
+  fail(error: Error): void {
+    this.#error = error
+    if (this.#memo?.get(this.address.key) === this) this.#memo.delete(this.address.key)
+    this.#waiting?.reject(error)
+  }
+
+  /** The answer, an Error, or a promise when there is neither yet: what a DataLoader's batch function may return. */
+  result(): unknown {
+    if (this.#error) return this.#error
+    if (this.answered !== undefined) return this.#as(this.#onAbsent)
+    return new Promise((resolve, reject) => {
+      this.#waiting = { resolve, reject }
+    })
+  }
+
+  /** The answer for a caller who wants absence told in this way, which need not be how the first caller wanted it. */
+  promiseAs(onAbsent: OnAbsent): Promise<unknown> {
+    const promise = this.promise as Promise<unknown>
+    if (onAbsent === this.#onAbsent) return promise
+    const again = () => {
+      const result = this.#as(onAbsent)
+      if (result instanceof Error) throw result
+      return result
+    }
+    return promise.then(again, (error: unknown) => {
+      if (this.answered === undefined) throw error
+      return again()
+    })
+  }
+
+  #as(onAbsent: OnAbsent): Answer | Error {
+    const answer = this.answered as Answer
+    if (answer !== null || onAbsent === 'null') return answer
+    const Absent = onAbsent === 'not-found' ? NotFoundError : NotFoundHttpError
+    return new Absent(this.model.definition.name, this.values)
+  }
+}

@@ -1,0 +1,196 @@
+import { CacheClosedError, InvalidKeyError, ShapeNotDeclaredError } from '../errors.ts'
+import { type BoundModel, shapeOf } from '../models/model.ts'
+import type { AddressOf, Shape, ShapeKind } from '../models/shape.ts'
+import type { CacheStore } from '../stores/store.ts'
+import type { Binder, Binding } from './binder.ts'
+import type { Dispatcher } from './dispatcher.ts'
+import { ScopeLoader } from './loader.ts'
+import { Lookup, type OnAbsent } from './lookup.ts'
+import { currentScope, type Scope } from './scope.ts'
+
+/** What the models of one cache share. */
+export interface CacheParts {
+  readonly namespace: string
+  readonly store: CacheStore
+  readonly binder: Binder
+  readonly dispatcher: Dispatcher
+  readonly counters: CacheCounters
+  /** Takes the lookups made outside any scope. */
+  readonly ambient: ScopeLoader
+  closed: boolean
+}
+
+export interface CacheCounters {
+  /** Lookups made outside any scope: none was wrapped, or a library lost the async context. */
+  outOfScope: number
+}
+
+/** A lookup that has not been made yet. All ways to look something up go through it. */
+export interface Query<Result> {
+  /** Looks up now, in the current scope and its wave. */
+  resolveAsync(): Promise<Result>
+}
+
+/** `Model.cache`: lookups by the declared shapes. */
+export class ModelCache<Key extends object, Filter extends object, Result> {
+  readonly #parts: CacheParts
+  readonly #binding: Binding
+
+  /** @internal */
+  constructor(parts: CacheParts, binding: Binding) {
+    this.#parts = parts
+    this.#binding = binding
+  }
+
+  /**
+   * The row with this key.
+   *
+   * Rejects NotFoundError when there is none, ShapeNotDeclaredError, InvalidKeyError, NotUniqueError, ModelError, or
+   * SourceError when SQL failed; never because the store is unavailable. As all lookups do.
+   */
+  getAsync(key: Key): Promise<Result> {
+    return this.#lookup('key', key, 'not-found') as Promise<Result>
+  }
+
+  /** The row with this key, or null. */
+  getAsyncOrNone(key: Key): Promise<Result | null> {
+    return this.#lookup('key', key, 'null') as Promise<Result | null>
+  }
+
+  /** The row with this key; rejects NotFoundHttpError, which HTTP frameworks and GraphQL servers answer with 404. */
+  getAsyncOr404(key: Key): Promise<Result> {
+    return this.#lookup('key', key, 'not-found-http') as Promise<Result>
+  }
+
+  /** The rows that match, in the declared order; null matches NULL. An empty list when there are none. */
+  filterAsync(filter: Filter): Promise<readonly Result[]> {
+    return this.#lookup('filter', filter, 'null') as Promise<readonly Result[]>
+  }
+
+  /** The lookup of `getAsync`, to be made later. */
+  getQuery(key: Key): Query<Result> {
+    return { resolveAsync: () => this.getAsync(key) }
+  }
+
+  /** The lookup of `filterAsync`, to be made later. */
+  filterQuery(filter: Filter): Query<readonly Result[]> {
+    return { resolveAsync: () => this.filterAsync(filter) }
+  }
+
+  /**
+   * What is known right now, without any I/O: from the memo of the current scope. Null: known not to exist.
+   * Undefined: not known here.
+   */
+  peek(key: Key): Result | null | undefined {
+    const { bound } = this.#binding
+    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
+    if (!bound || !memo) return undefined
+    const shape = shapeOf(bound.definition, 'key', key)
+    return memo.get(addressOf(bound, shape, key).key)?.answered as Result | null | undefined
+  }
+
+  /**
+   * Forgets what is cached for a key, in the store and in the current scope's memo. Given rows (or one), forgets
+   * every key and list they are in as they stand; a row that moved is in two. Writes through a connection with
+   * `withInvalidation` need none of this.
+   *
+   * Rejects StoreUnavailableError when the store could not be told.
+   */
+  async invalidate(keyOrRows: Key | Filter | Result | readonly (Key | Filter | Result)[]): Promise<void> {
+    const bound = await this.#bound()
+    const keys = new Set<string>()
+    for (const values of (Array.isArray(keyOrRows) ? keyOrRows : [keyOrRows]) as Record<string, unknown>[]) {
+      const shapes = shapesIn(bound, values)
+      for (const shape of shapes) {
+        const { key, route } = addressOf(bound, shape, values)
+        if (route === 'store') keys.add(key)
+      }
+    }
+    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
+    for (const key of keys) memo?.delete(key)
+    await this.#parts.store.clear([...keys], null, true)
+    // Again: a lookup made meanwhile may have seen the entry that was about to go.
+    for (const key of keys) memo?.delete(key)
+  }
+
+  /** Forgets everything cached for this model. Goes through all keys of the store, so it is not for every write. */
+  async clear(): Promise<void> {
+    const bound = await this.#bound()
+    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
+    const forget = () => {
+      for (const [key, lookup] of memo ?? []) if (lookup.model.prefix === bound.prefix) memo?.delete(key)
+    }
+    forget()
+    await this.#parts.store.clearPrefix(bound.prefix)
+    forget()
+  }
+
+  readonly #newLoader = () => new ScopeLoader(this.#parts.dispatcher, new Map())
+
+  #lookup(kind: ShapeKind, values: object, onAbsent: OnAbsent): Promise<unknown> {
+    try {
+      if (this.#parts.closed) throw new CacheClosedError(this.#parts.namespace)
+      const shape = shapeOf(this.#binding.definition, kind, values)
+      const { bound } = this.#binding
+      if (bound) return this.#load(bound, shape, values as Record<string, unknown>, onAbsent)
+      return this.#bound().then((model) =>
+        this.#load(model, shape, values as Record<string, unknown>, onAbsent),
+      )
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  #load(
+    bound: BoundModel,
+    shape: Shape,
+    values: Readonly<Record<string, unknown>>,
+    onAbsent: OnAbsent,
+  ): Promise<unknown> {
+    const address = (bound.addressOf.get(shape) as AddressOf)(values)
+    const loader = this.#loader(currentScope())
+    const known = loader.memo?.get(address.key)
+    if (known) {
+      loader.memoHits++
+      return known.promiseAs(onAbsent)
+    }
+    return loader.load(new Lookup(bound, shape, values, address, onAbsent, loader.memo))
+  }
+
+  #loader(scope: Scope | undefined): ScopeLoader {
+    if (scope) return scope.part(this.#parts, this.#newLoader)
+    this.#parts.counters.outOfScope++
+    return this.#parts.ambient
+  }
+
+  async #bound(): Promise<BoundModel> {
+    if (this.#parts.closed) throw new CacheClosedError(this.#parts.namespace)
+    return this.#binding.bound ?? this.#parts.binder.bind(this.#binding)
+  }
+}
+
+function addressOf(bound: BoundModel, shape: Shape, values: object) {
+  return (bound.addressOf.get(shape) as AddressOf)(values as Record<string, unknown>)
+}
+
+/** The shapes that all the values of are given. */
+function shapesIn(bound: BoundModel, values: unknown): readonly Shape[] {
+  const { definition } = bound
+  if (typeof values !== 'object' || values === null) {
+    throw new InvalidKeyError(
+      definition.name,
+      '',
+      'is missing: invalidate takes keys, filters or rows, as objects',
+    )
+  }
+  const shapes = definition.shapes.filter(({ fields }) =>
+    fields.every((field) => (values as Record<string, unknown>)[field] !== undefined),
+  )
+  if (shapes.length > 0) return shapes
+  throw new ShapeNotDeclaredError(
+    definition.name,
+    Object.keys(values),
+    'keyFields',
+    definition.shapes.map(({ fields }) => fields),
+  )
+}

@@ -1,0 +1,457 @@
+import { NotUniqueError, SourceError } from '../errors.ts'
+import { RowFormError, UnstorableValueError } from '../models/codec.ts'
+import type { BoundModel } from '../models/model.ts'
+import type { Shape } from '../models/shape.ts'
+import type { KeyTexts, ResultRow } from '../sources/source.ts'
+import { type EntryState, HEADER_BYTES, leaseToken, stateOf } from '../stores/entry.ts'
+import { type Acquired, EVERY_SCHEMA, type Fill, type Lease } from '../stores/store.ts'
+import type { Flight, FlightResult, Flights } from './flight.ts'
+import type { Lookup } from './lookup.ts'
+
+/**
+ * The read path without I/O: a wave yields what it needs and is resumed with the answer, or has the error thrown
+ * into it. The async driver asks the store and the source; a test can answer in any order it likes.
+ */
+export type Wave = Generator<Step, void, never>
+
+export type Step =
+  /** → `(Buffer | null)[]` */
+  | { readonly op: 'getMany'; readonly keys: readonly string[] }
+  /** → {@link Acquired} */
+  | {
+      readonly op: 'acquire'
+      readonly keys: readonly string[]
+      readonly schemas: readonly number[]
+      readonly leaseMs: number
+    }
+  /** → `ResultRow[][]` */
+  | {
+      readonly op: 'select'
+      readonly model: BoundModel
+      readonly shape: Shape
+      readonly keys: readonly KeyTexts[]
+    }
+  /** → nothing of interest; whether it was refused is for the counters */
+  | { readonly op: 'fill'; readonly lease: Lease; readonly fills: readonly Fill[] }
+  | { readonly op: 'sleep'; readonly ms: number }
+  /** → {@link FlightResult} */
+  | { readonly op: 'join'; readonly flight: Flight }
+  /** Everything that needs no more than the store's first answer is answered. → at once */
+  | { readonly op: 'answered' }
+  /**
+   * Runs the waves side by side; named again, they go on. → true when all are done, false when `patienceMs` have
+   * passed since one was.
+   */
+  | { readonly op: 'tasks'; readonly tasks: readonly Wave[]; readonly patienceMs: number }
+
+export interface WaveSettings {
+  /** How long a lease lasts, ms. */
+  readonly leaseMs: number
+  /** How long to look again, in ms, for a key that somebody else loads or writes; then SQL without a fill. */
+  readonly waitsMs: readonly number[]
+  /** How long a loaded value may wait for the slower statements of its wave, ms, before it is filled without them. */
+  readonly fillPatienceMs: number
+  /** A longer payload is answered, but not cached. */
+  readonly maxValueBytes: number
+  /** From 0 up to 1: jitter for ttl and waits. */
+  readonly random: () => number
+}
+
+/** What a wave did, counted per key. */
+export interface WaveCounts {
+  lookups: number
+  /** Distinct keys asked of the store. */
+  keys: number
+  hits: number
+  absents: number
+  misses: number
+  /** Lookups whose canonical text only the database knows: SQL, past the store. */
+  bypassed: number
+  /** Keys that joined a load in flight in this process. */
+  joined: number
+  /** Keys that somebody else was loading or writing for longer than the wait. */
+  waitedOut: number
+  /** Keys whose record was no record of ours, or could not be decoded. */
+  damaged: number
+  /** Loaded values that were answered but not cached: too large, too many rows, or of a type the codec cannot keep. */
+  uncached: number
+  storeErrors: number
+  sourceErrors: number
+}
+
+export const NO_COUNTS: WaveCounts = Object.freeze({
+  lookups: 0,
+  keys: 0,
+  hits: 0,
+  absents: 0,
+  misses: 0,
+  bypassed: 0,
+  joined: 0,
+  waitedOut: 0,
+  damaged: 0,
+  uncached: 0,
+  storeErrors: 0,
+  sourceErrors: 0,
+})
+
+export interface WaveEnvironment {
+  readonly settings: WaveSettings
+  readonly flights: Flights
+  readonly counts: WaveCounts
+  /** Rows came back with other columns than the model was bound with. */
+  tableChanged(model: BoundModel): void
+}
+
+/** The lookups of one key; more than one only where no memo has made them one, and each gets rows of its own. */
+interface Entry {
+  readonly key: string
+  readonly lookups: Lookup[]
+  readonly model: BoundModel
+  readonly shape: Shape
+  state: EntryState
+  /** The record behind `leased`. */
+  record: Buffer | null
+}
+
+/** More keys than this in one statement are split, so that none runs too long. */
+const SELECT_CHUNK = 5000
+
+export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
+  const { counts } = env
+  counts.lookups += lookups.length
+  const entries: Entry[] = []
+  const uncertain: Entry[] = []
+  const byKey = new Map<string, Entry>()
+  for (const lookup of lookups) {
+    const { key, route } = lookup.address
+    if (route === 'nowhere') {
+      lookup.answer(lookup.shape.kind === 'key' ? null : [])
+      continue
+    }
+    const twin = byKey.get(key)
+    if (twin) {
+      twin.lookups.push(lookup)
+      continue
+    }
+    const entry: Entry = {
+      key,
+      lookups: [lookup],
+      model: lookup.model,
+      shape: lookup.shape,
+      state: 'none',
+      record: null,
+    }
+    byKey.set(key, entry)
+    ;(route === 'store' ? entries : uncertain).push(entry)
+  }
+  counts.bypassed += uncertain.length
+  counts.keys += entries.length
+
+  let open = entries
+  let storeFailed = false
+  if (entries.length > 0) {
+    try {
+      open = yield* look(entries, env)
+      counts.misses += open.length
+    } catch {
+      storeFailed = true
+      counts.storeErrors++
+    }
+  }
+  if (open.length + uncertain.length === 0) return
+  yield { op: 'answered' }
+  yield* new Load(env).run(open, uncertain, storeFailed)
+}
+
+/** Asks the store; answers what it has, and returns the rest. */
+function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
+  const records: (Buffer | null)[] = yield { op: 'getMany', keys: entries.map(keyOfEntry) }
+  const open: Entry[] = []
+  for (let i = 0; i < entries.length; i++) {
+    const entry = entries[i] as Entry
+    if (!believe(entry, records[i] as Buffer | null, env)) open.push(entry)
+  }
+  return open
+}
+
+function keyOfEntry(entry: Entry): string {
+  return entry.key
+}
+
+/** Answers an entry from its record, if that is an answer. */
+function believe(entry: Entry, record: Buffer | null, { counts }: WaveEnvironment): boolean {
+  const state = stateOf(record, entry.model.schema)
+  entry.record = record
+  entry.state = state
+  if (state === 'value') {
+    if (answerFrom(entry, record as Buffer, HEADER_BYTES)) {
+      counts.hits++
+      return true
+    }
+    entry.state = 'damaged'
+  } else if (state === 'absent') {
+    answerAbsent(entry)
+    counts.absents++
+    return true
+  }
+  if (entry.state === 'damaged') counts.damaged++
+  return false
+}
+
+function answerAbsent(entry: Entry): void {
+  for (const lookup of entry.lookups) lookup.answer(entry.shape.kind === 'key' ? null : [])
+}
+
+/** Each lookup decodes for itself: rows of one are nobody else's. False: the bytes cannot be read. */
+function answerFrom({ model, shape, lookups }: Entry, bytes: Buffer, offset: number): boolean {
+  const { codec } = model
+  for (const lookup of lookups) {
+    if (!lookup.pending) continue
+    const answer = shape.kind === 'key' ? codec.decodeRow(bytes, offset) : codec.decodeRows(bytes, offset)
+    if (answer === undefined) return false
+    lookup.answer(answer)
+  }
+  return true
+}
+
+/** Everything of a wave that goes beyond the store's first answer. */
+class Load {
+  readonly #env: WaveEnvironment
+  /** Loaded and not yet given to the store, per lease. */
+  readonly #fills = new Map<Lease, Fill[]>()
+  readonly #opened: { key: string; flight: Flight }[] = []
+
+  constructor(env: WaveEnvironment) {
+    this.#env = env
+  }
+
+  *run(open: readonly Entry[], uncertain: readonly Entry[], storeFailed: boolean): Wave {
+    const { settings, flights } = this.#env
+    const tasks = uncertain.map((entry) => this.#select([entry], null))
+    if (storeFailed) tasks.push(...this.#selects(open, null))
+    else if (open.length > 0) tasks.push(this.#settle(open, 0))
+    try {
+      for (;;) {
+        const finished: boolean = yield { op: 'tasks', tasks, patienceMs: settings.fillPatienceMs }
+        yield* this.#fill()
+        if (finished) return
+      }
+    } finally {
+      for (const { key, flight } of this.#opened) flights.end(key, flight)
+    }
+  }
+
+  /** Takes leases for what may be taken, waits for what others hold, and loads. */
+  *#settle(entries: readonly Entry[], attempt: number): Wave {
+    const { settings, flights, counts } = this.#env
+    const tasks: Wave[] = []
+    const free = entries.filter(({ state }) => state === 'none' || state === 'damaged')
+    let taken = entries.filter(({ state }) => state !== 'none' && state !== 'damaged')
+    if (free.length > 0) {
+      try {
+        const acquired: Acquired = yield {
+          op: 'acquire',
+          keys: free.map(keyOfEntry),
+          schemas: free.map(({ state, model }) => (state === 'damaged' ? EVERY_SCHEMA : model.schema)),
+          leaseMs: settings.leaseMs,
+        }
+        const granted = free.filter((_, i) => acquired.records[i] === null)
+        const refused = free.filter((entry, i) => {
+          const record = acquired.records[i] as Buffer | null
+          return record !== null && !believe(entry, record, this.#env)
+        })
+        // Damaged even now: what is there came from somebody who writes other bytes than we can read.
+        tasks.push(
+          ...this.#selects(
+            refused.filter(({ state }) => state === 'none' || state === 'damaged'),
+            null,
+          ),
+        )
+        taken = [...taken, ...refused.filter(({ state }) => state !== 'none' && state !== 'damaged')]
+        tasks.push(...this.#selects(granted, acquired.lease))
+      } catch {
+        counts.storeErrors++
+        tasks.push(...this.#selects(free, null))
+      }
+    }
+    const waiting: Entry[] = []
+    const newer: Entry[] = []
+    for (const entry of taken) {
+      const flight =
+        entry.state === 'leased' ? flights.get(entry.key, leaseToken(entry.record as Buffer)) : undefined
+      if (flight) tasks.push(this.#join(entry, flight))
+      // Newer code's values stay for newer code; waiting would not change them.
+      else if (entry.state === 'newer') newer.push(entry)
+      else waiting.push(entry)
+    }
+    tasks.push(...this.#selects(newer, null))
+    if (waiting.length > 0) tasks.push(this.#wait(waiting, attempt))
+    yield { op: 'tasks', tasks, patienceMs: Number.POSITIVE_INFINITY }
+  }
+
+  *#wait(entries: readonly Entry[], attempt: number): Wave {
+    const { settings, counts } = this.#env
+    const ms = settings.waitsMs[attempt]
+    if (ms === undefined) {
+      counts.waitedOut += entries.length
+      yield* this.#each(this.#selects(entries, null))
+      return
+    }
+    // Half to one and a half times: those who wait for one key do not all come back together.
+    yield { op: 'sleep', ms: ms * (0.5 + settings.random()) }
+    let open: readonly Entry[] = entries
+    try {
+      open = yield* look(entries, this.#env)
+    } catch {
+      counts.storeErrors++
+      yield* this.#each(this.#selects(entries, null))
+      return
+    }
+    if (open.length > 0) yield* this.#settle(open, attempt + 1)
+  }
+
+  *#join(entry: Entry, flight: Flight): Wave {
+    this.#env.counts.joined++
+    const result = (yield { op: 'join', flight }) as FlightResult
+    if (result instanceof Error) for (const lookup of entry.lookups) lookup.fail(result)
+    else if (result === 'absent') answerAbsent(entry)
+    else if (result === 'unshared' || !answerFrom(entry, result, 0)) yield* this.#select([entry], null)
+  }
+
+  *#each(tasks: Wave[]): Wave {
+    yield { op: 'tasks', tasks, patienceMs: Number.POSITIVE_INFINITY }
+  }
+
+  /** One statement per shape. */
+  #selects(entries: readonly Entry[], lease: Lease | null): Wave[] {
+    const groups = new Map<Shape, Entry[]>()
+    for (const entry of entries) {
+      const group = groups.get(entry.shape)
+      if (group) group.push(entry)
+      else groups.set(entry.shape, [entry])
+    }
+    const tasks: Wave[] = []
+    for (const group of groups.values()) {
+      for (let from = 0; from < group.length; from += SELECT_CHUNK) {
+        tasks.push(this.#select(group.slice(from, from + SELECT_CHUNK), lease))
+      }
+    }
+    return tasks
+  }
+
+  /**
+   * Loads entries of one shape. The statement is sent after the lease was granted, never before: a snapshot from
+   * before the lease could be older than a write that had no lease to take away.
+   *
+   * @param lease null: nothing is filled
+   */
+  *#select(entries: readonly Entry[], lease: Lease | null): Wave {
+    const [{ model, shape }] = entries as readonly [Entry, ...Entry[]]
+    const opened = lease && entries.map(({ key }) => this.#open(key, lease))
+    let lists: ResultRow[][]
+    try {
+      lists = yield {
+        op: 'select',
+        model,
+        shape,
+        keys: entries.map(({ lookups: [lookup] }) => (lookup as Lookup).address.texts),
+      }
+    } catch (cause) {
+      this.#env.counts.sourceErrors++
+      const error = new SourceError(model.definition.name, shape.fields, cause)
+      entries.forEach((entry, i) => {
+        for (const lookup of entry.lookups) lookup.fail(error)
+        opened?.[i]?.settle(error)
+        if (lease) this.#give(lease, entry, 'release')
+      })
+      return
+    }
+    const apart: Wave[] = []
+    entries.forEach((entry, i) => {
+      const rows = lists[i] as ResultRow[]
+      const result = this.#answer(entry, rows, apart)
+      opened?.[i]?.settle(result)
+      if (lease) this.#give(lease, entry, Buffer.isBuffer(result) || result === 'absent' ? result : 'release')
+    })
+    if (apart.length > 0) yield* this.#each(apart)
+  }
+
+  #open(key: string, lease: Lease): Flight {
+    const flight = this.#env.flights.begin(key, lease.token)
+    this.#opened.push({ key, flight })
+    return flight
+  }
+
+  /** Answers an entry with its rows, and says what others may be given. Lookups that could not get rows of their own go to `apart`. */
+  #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[]): FlightResult {
+    const { model, shape, lookups } = entry
+    const [first, ...others] = lookups as [Lookup, ...Lookup[]]
+    const [row] = rows
+    if (!row) {
+      answerAbsent(entry)
+      return 'absent'
+    }
+    if (shape.kind === 'key' && rows.length > 1) {
+      const error = new NotUniqueError(model.definition.name, shape.fields, first.values)
+      for (const lookup of lookups) lookup.fail(error)
+      return error
+    }
+    // Encoded before the caller gets the row, which is theirs to change from then on.
+    const payload = this.#encode(model, shape, rows)
+    first.answer(shape.kind === 'key' ? row : rows)
+    if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
+      for (const lookup of others)
+        if (lookup.pending) apart.push(this.#select([{ ...entry, lookups: [lookup] }], null))
+    }
+    return payload ?? 'unshared'
+  }
+
+  #encode(model: BoundModel, shape: Shape, rows: readonly ResultRow[]): Buffer | undefined {
+    const { settings, counts } = this.#env
+    if (rows.length > model.definition.maxListRows) {
+      counts.uncached++
+      return undefined
+    }
+    try {
+      const payload =
+        shape.kind === 'key' ? model.codec.encodeRow(rows[0] as ResultRow) : model.codec.encodeRows(rows)
+      if (payload.length <= settings.maxValueBytes) return payload
+    } catch (error) {
+      if (error instanceof RowFormError) this.#env.tableChanged(model)
+      else if (!(error instanceof UnstorableValueError)) throw error
+    }
+    counts.uncached++
+    return undefined
+  }
+
+  #give(lease: Lease, { key, model }: Entry, payload: Fill['payload']): void {
+    const { settings } = this.#env
+    const ttlMs = payload === 'absent' ? model.definition.negativeTtlMs : model.definition.ttlMs
+    const fill = {
+      key,
+      schema: model.schema,
+      payload,
+      ttlMs: Math.ceil(ttlMs * (1 - settings.random() / 10)),
+    }
+    const fills = this.#fills.get(lease)
+    if (fills) fills.push(fill)
+    else this.#fills.set(lease, [fill])
+  }
+
+  *#fill(): Wave {
+    const { flights, counts } = this.#env
+    for (const [lease, fills] of this.#fills) {
+      this.#fills.delete(lease)
+      try {
+        yield { op: 'fill', lease, fills }
+      } catch {
+        // Nobody waits for a fill, and what it would have stored is loaded again when it is asked for.
+        counts.storeErrors++
+      }
+      for (const { key } of fills) {
+        const flight = flights.get(key, lease.token)
+        if (flight) flights.end(key, flight)
+      }
+    }
+  }
+}

@@ -1,0 +1,48 @@
+import { createHash } from 'node:crypto'
+
+/** Longer values are hashed: a key is read with every lookup, and one 10 kB value must not cost 10 kB each time. */
+const MAX_VALUES_LENGTH = 160
+
+/** Stands for NULL; `escapeKeyPart` never returns it. */
+const NULL_TEXT = '~'
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: keys are shown in terminals, so none may hold a control character
+const SPECIAL = /[%:,~#[\]*?\\\x00-\x20\x7f]/
+const SPECIALS = new RegExp(SPECIAL.source, 'g')
+
+/**
+ * A text as it stands in a cache key. The separators, blanks, control characters and what `SCAN MATCH` gives a
+ * meaning to are percent-encoded, so the pieces of a key can be told apart, whatever they hold.
+ */
+export function escapeKeyPart(text: string): string {
+  if (!SPECIAL.test(text)) return text
+  return text.replace(
+    SPECIALS,
+    (char) => `%${char.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`,
+  )
+}
+
+/** What all cache keys of a model begin with: `namespace:model:`. */
+export function modelPrefix(namespace: string, model: string): string {
+  return `${escapeKeyPart(namespace)}:${escapeKeyPart(model)}:`
+}
+
+/**
+ * The cache key of the values `texts` (canonical, see canonical.ts) under `prefix`: injective, and at most
+ * {@link MAX_VALUES_LENGTH} characters longer than the prefix.
+ */
+export function keyOf(prefix: string, texts: readonly (string | null)[]): string {
+  let values = partOf(texts[0] as string | null)
+  for (let i = 1; i < texts.length; i++) values += `,${partOf(texts[i] as string | null)}`
+  // '#' is escaped in values, so a hash is never mistaken for a value.
+  return (
+    prefix +
+    (values.length <= MAX_VALUES_LENGTH
+      ? values
+      : `#${createHash('sha256').update(values).digest('base64url')}`)
+  )
+}
+
+function partOf(text: string | null): string {
+  return text === null ? NULL_TEXT : escapeKeyPart(text)
+}

@@ -1,0 +1,237 @@
+import { InvalidKeyError, ModelError, OptionError, ShapeNotDeclaredError } from '../errors.ts'
+import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
+import { canonicalizerOf } from './canonical.ts'
+import { createRowCodec, type RowCodec, type ValueType } from './codec.ts'
+import type { ColumnInfo, TableInfo } from './column.ts'
+import { modelPrefix } from './key.ts'
+import { type AddressOf, createAddressOf, defineShape, type Shape, type ShapeKind } from './shape.ts'
+
+/** How a table is cached. Checked once, by `cache.model()`. */
+export interface ModelMeta<Field extends string = string> {
+  /** Field lists that each identify one row at most. The first one is the primary key. */
+  readonly keyFields: readonly (readonly Field[])[]
+  /** Field lists that select a list of rows. Default none. */
+  readonly filterFields?: readonly (readonly Field[])[]
+  /** The columns that results carry. Default: all the table has. */
+  readonly columns?: readonly Field[]
+  /** How long the store keeps a value. Default `'7d'`. Shortened by up to a tenth at random, so that values filled together do not end together. */
+  readonly ttl?: Duration
+  /** How long the store keeps the knowledge that there is no row. Default: `ttl`, at most `'1h'`. */
+  readonly negativeTtl?: Duration
+  /** Raise it to forget everything cached for this model when the database hands out no schema numbers. 0 to 65000, default 0. */
+  readonly version?: number
+  /** The order of lists; the primary key settles what it leaves open. Default: the primary key. */
+  readonly orderBy?: readonly (Field | readonly [Field, 'asc' | 'desc'])[]
+  /** Applied to a lookup value before it becomes a key; never to what the database holds. Not called for null. */
+  readonly normalize?: { readonly [F in Field]?: (value: never) => unknown }
+  /** A longer list is answered, but not cached. Default 10,000. */
+  readonly maxListRows?: number
+}
+
+/** A model as declared: nothing the database has to be asked for. */
+export interface ModelDefinition {
+  readonly name: string
+  readonly keyShapes: readonly Shape[]
+  readonly filterShapes: readonly Shape[]
+  readonly shapes: readonly Shape[]
+  readonly primaryKey: readonly string[]
+  readonly columns: readonly string[] | undefined
+  readonly orderBy: readonly { readonly field: string; readonly direction: 'asc' | 'desc' }[]
+  readonly normalize: Readonly<Record<string, ((value: never) => unknown) | undefined>>
+  readonly ttlMs: number
+  readonly negativeTtlMs: number
+  readonly version: number
+  readonly maxListRows: number
+}
+
+const META_NAMES = [
+  'keyFields',
+  'filterFields',
+  'columns',
+  'ttl',
+  'negativeTtl',
+  'version',
+  'orderBy',
+  'normalize',
+  'maxListRows',
+]
+
+/** Room above it is left for "every value that is there is older", see stores/entry.ts. */
+export const MAX_VERSION = 65_000
+
+/**
+ * Checks and freezes what a team declares for a table.
+ *
+ * @throws OptionError naming the option, ModelError for a shape declared twice
+ */
+export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
+  const at = (option: string) => `${name}.${option}`
+  if (typeof name !== 'string' || name === '') throw new OptionError('table', 'the name of a table', name)
+  if (typeof meta !== 'object' || meta === null) throw new OptionError(name, 'an object with keyFields', meta)
+  checkOptionNames(name, meta, META_NAMES)
+  const keyFields = fieldLists(at('keyFields'), meta.keyFields)
+  const [primaryKey] = keyFields
+  if (!primaryKey)
+    throw new OptionError(at('keyFields'), "at least one field list, such as [['id']]", meta.keyFields)
+  const keyShapes = keyFields.map((fields) => defineShape('key', fields))
+  const filterShapes = fieldLists(at('filterFields'), meta.filterFields ?? []).map((fields) =>
+    defineShape('filter', fields),
+  )
+  const shapes = [...keyShapes, ...filterShapes]
+  refuseTwins(name, keyShapes)
+  refuseTwins(name, filterShapes)
+  const columns = meta.columns === undefined ? undefined : fieldList(at('columns'), meta.columns)
+  const ttlMs = durationMs(at('ttl'), meta.ttl ?? '7d')
+  return Object.freeze({
+    name,
+    keyShapes,
+    filterShapes,
+    shapes,
+    primaryKey,
+    columns,
+    orderBy: orderOf(at('orderBy'), meta.orderBy ?? [], primaryKey),
+    normalize: normalizersOf(at('normalize'), meta.normalize ?? {}, shapes),
+    ttlMs,
+    negativeTtlMs: durationMs(at('negativeTtl'), meta.negativeTtl ?? Math.min(ttlMs, 3_600_000)),
+    version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
+    maxListRows: integerOption(at('maxListRows'), meta.maxListRows ?? 10_000, 0),
+  })
+}
+
+function fieldLists(option: string, given: unknown): readonly (readonly string[])[] {
+  if (!Array.isArray(given))
+    throw new OptionError(option, "a list of field lists, such as [['id'], ['email']]", given)
+  return given.map((fields) => fieldList(option, fields))
+}
+
+function fieldList(option: string, given: unknown): readonly string[] {
+  const good =
+    Array.isArray(given) &&
+    given.length > 0 &&
+    given.every((field) => typeof field === 'string' && field !== '') &&
+    new Set(given).size === given.length
+  if (!good) throw new OptionError(option, "lists of distinct field names, such as ['org_id', 'role']", given)
+  return Object.freeze([...(given as string[])])
+}
+
+function refuseTwins(model: string, shapes: readonly Shape[]): void {
+  const seen = new Set<string>()
+  for (const { fields, kind } of shapes) {
+    const set = [...fields].sort().join()
+    if (seen.has(set)) throw new ModelError(model, `${kind}Fields [${fields.join(', ')}] are declared twice`)
+    seen.add(set)
+  }
+}
+
+function orderOf(option: string, given: unknown, primaryKey: readonly string[]): ModelDefinition['orderBy'] {
+  if (!Array.isArray(given))
+    throw new OptionError(option, "a list such as [['created_at', 'desc'], 'id']", given)
+  const order = given.map((entry: unknown) => {
+    const [field, direction] = Array.isArray(entry) ? entry : [entry, 'asc']
+    if (typeof field !== 'string' || (direction !== 'asc' && direction !== 'desc')) {
+      throw new OptionError(option, "made of fields and [field, 'asc' | 'desc'] pairs", entry)
+    }
+    return { field, direction } as const
+  })
+  const rest = primaryKey.filter((field) => !order.some((entry) => entry.field === field))
+  return Object.freeze([...order, ...rest.map((field) => ({ field, direction: 'asc' as const }))])
+}
+
+function normalizersOf(
+  option: string,
+  given: object,
+  shapes: readonly Shape[],
+): ModelDefinition['normalize'] {
+  for (const [field, normalize] of Object.entries(given)) {
+    if (typeof normalize !== 'function') throw new OptionError(`${option}.${field}`, 'a function', normalize)
+    if (!shapes.some((shape) => shape.fields.includes(field))) {
+      throw new OptionError(`${option}.${field}`, 'for a field of keyFields or filterFields', normalize)
+    }
+  }
+  return Object.freeze({ ...given })
+}
+
+/**
+ * The shape whose fields are exactly those of `values`.
+ *
+ * @throws ShapeNotDeclaredError when none is declared, InvalidKeyError when `values` is no object or has `undefined` in it
+ */
+export function shapeOf(model: ModelDefinition, kind: ShapeKind, values: unknown): Shape {
+  const shapes = kind === 'key' ? model.keyShapes : model.filterShapes
+  if (typeof values !== 'object' || values === null) {
+    const example = shapes[0] ? `{ ${shapes[0].fields.join(', ')} }` : 'an object'
+    throw new InvalidKeyError(model.name, '', `is missing: a lookup takes an object such as ${example}`)
+  }
+  const given = Object.keys(values)
+  next: for (const shape of shapes) {
+    if (shape.fields.length !== given.length) continue
+    for (const field of shape.fields) if (!given.includes(field)) continue next
+    return shape
+  }
+  const undefinedField = given.find((field) => (values as Record<string, unknown>)[field] === undefined)
+  if (undefinedField !== undefined)
+    throw new InvalidKeyError(model.name, undefinedField, 'must not be undefined')
+  throw new ShapeNotDeclaredError(
+    model.name,
+    given,
+    kind === 'key' ? 'keyFields' : 'filterFields',
+    shapes.map((shape) => shape.fields),
+  )
+}
+
+/** A model together with what its database said: everything a wave needs, and no I/O. */
+export interface BoundModel {
+  readonly definition: ModelDefinition
+  readonly table: TableInfo
+  readonly codec: RowCodec
+  /** The number in stored values: entries with a lower one were stored by older code, with a higher one by newer. */
+  readonly schema: number
+  /** All cache keys of the model begin with it. */
+  readonly prefix: string
+  readonly addressOf: ReadonlyMap<Shape, AddressOf>
+}
+
+/** @throws ModelError when a declared field is no column of the table */
+export function bindModel(
+  namespace: string,
+  definition: ModelDefinition,
+  table: TableInfo,
+  schema: number,
+  valueTypes: readonly ValueType[],
+): BoundModel {
+  const prefix = modelPrefix(namespace, definition.name)
+  const columnOf = (field: string): ColumnInfo => {
+    const column = table.byField.get(field)
+    if (!column) throw new ModelError(definition.name, `the table has no column for field '${field}'`)
+    return column
+  }
+  const addressOf = new Map<Shape, AddressOf>()
+  for (const shape of definition.shapes) {
+    const canonicalizers = shape.fields.map((field) => canonicalizerOf(columnOf(field), table.dates))
+    const normalizers = shape.fields.map((field) => definition.normalize[field])
+    addressOf.set(
+      shape,
+      createAddressOf(definition.name, shape, `${prefix}${shape.name}:`, canonicalizers, normalizers),
+    )
+  }
+  return Object.freeze({
+    definition,
+    table,
+    codec: createRowCodec(
+      table.columns.map((column) => column.field),
+      // A column that keeps its name and changes its type is another stored form.
+      { salt: storedForm(definition, table), valueTypes },
+    ),
+    schema,
+    prefix,
+    addressOf,
+  })
+}
+
+/** What of a model decides the meaning of its stored bytes, as a text to compare. */
+export function storedForm(definition: ModelDefinition, table: TableInfo): string {
+  return JSON.stringify([
+    definition.version,
+    table.columns.map(({ field, name, type }) => [field, name, type]),
+  ])
+}

@@ -1,0 +1,88 @@
+import { InvalidKeyError } from '../errors.ts'
+import { type Canonicalize, IMPOSSIBLE, Refusal, Uncertain } from './canonical.ts'
+import { escapeKeyPart, keyOf } from './key.ts'
+
+export type ShapeKind = 'key' | 'filter'
+
+/** A declared field list of a model: `key` fields select one row at most, `filter` fields a list. */
+export interface Shape {
+  readonly kind: ShapeKind
+  readonly fields: readonly string[]
+  /** Stands in cache keys and messages; unique within the model. */
+  readonly name: string
+}
+
+export function defineShape(kind: ShapeKind, fields: readonly string[]): Shape {
+  const name = fields.map(escapeKeyPart).join(',')
+  return Object.freeze({
+    kind,
+    fields: Object.freeze([...fields]),
+    name: kind === 'key' ? name : `${name}[]`,
+  })
+}
+
+/** What one lookup asks of the store and the source. */
+export interface Address {
+  /** The cache key; of an uncertain lookup it serves the memo only. */
+  readonly key: string
+  /** Canonical texts in the order of the shape's fields; null is SQL's NULL. */
+  readonly texts: readonly (string | null)[]
+  /** `store`: the normal way. `source`: past the store, in a statement of its own. `nowhere`: no row can match. */
+  readonly route: 'store' | 'source' | 'nowhere'
+}
+
+/** Turns the values of a lookup into its {@link Address}. One per shape, made when the column types are known. */
+export type AddressOf = (values: Readonly<Record<string, unknown>>) => Address
+
+/**
+ * @param prefix the cache key up to the values
+ * @throws InvalidKeyError (the returned function) for a value that can be no key
+ */
+export function createAddressOf(
+  model: string,
+  shape: Shape,
+  prefix: string,
+  canonicalizers: readonly Canonicalize[],
+  normalizers: readonly (((value: never) => unknown) | undefined)[],
+): AddressOf {
+  const { fields, kind } = shape
+  const textOf = (index: number, given: unknown): string | null | typeof IMPOSSIBLE | Uncertain => {
+    const normalize = normalizers[index]
+    const value = normalize && given !== null && given !== undefined ? normalize(given as never) : given
+    if (value === null) return null
+    const text = (canonicalizers[index] as Canonicalize)(value)
+    if (text instanceof Refusal) throw new InvalidKeyError(model, fields[index] as string, text.problem)
+    return text
+  }
+  const general: AddressOf = (values) => {
+    let route: Address['route'] = 'store'
+    let nowhere = false
+    const texts = fields.map((field, index) => {
+      const text = textOf(index, values[field])
+      if (text instanceof Uncertain) {
+        route = 'source'
+        return text.text
+      }
+      // NULL equals nothing, so a key with a NULL in it identifies no row.
+      if (text === IMPOSSIBLE || (text === null && kind === 'key')) nowhere = true
+      return text === IMPOSSIBLE ? null : text
+    })
+    if (nowhere) route = 'nowhere'
+    // Only exact texts make a cache key. The others must not meet one in the memo: '#' starts no escaped value.
+    const key =
+      route === 'store' ? keyOf(prefix, texts) : `${prefix}##${route}:${uncertainKey(values, fields)}`
+    return { key, texts, route }
+  }
+  if (fields.length > 1) return general
+  const [field] = fields as [string]
+  return (values) => {
+    const text = textOf(0, values[field])
+    if (typeof text !== 'string') return general(values)
+    const texts = [text]
+    return { key: keyOf(prefix, texts), texts, route: 'store' }
+  }
+}
+
+function uncertainKey(values: Readonly<Record<string, unknown>>, fields: readonly string[]): string {
+  return fields.map((field) => `${typeof values[field]} ${escapeKeyPart(String(values[field]))}`).join(',')
+}

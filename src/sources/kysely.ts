@@ -1,0 +1,128 @@
+import { type SelectQueryBuilder, sql } from 'kysely'
+import type { ColumnInfo, TableInfo } from '../models/column.ts'
+import type { BoundModel, ModelDefinition } from '../models/model.ts'
+import type { Shape } from '../models/shape.ts'
+import type { Database, Tables } from './database.ts'
+import { describeTable } from './describe.ts'
+import type { KeyTexts, ResultRow, Source } from './source.ts'
+
+/** The aliases of the model's table and of the keys it is joined to. No table of a schema is called like this. */
+const ROW = 'loadstonerow'
+const KEY = 'loadstonekey'
+/** The result column that tells which key a row belongs to. Without an underscore: naming plugins leave it alone. */
+const ORDINAL = 'loadstoneord'
+
+type From = SelectQueryBuilder<Tables, string, Record<string, unknown>>
+
+/** Rows from Postgres (`pg`, PGlite) through Kysely, its plugins and type parsers included. */
+export class KyselySource implements Source {
+  readonly #db: Database
+
+  constructor(db: Database) {
+    this.#db = db
+  }
+
+  describe(model: ModelDefinition): Promise<TableInfo> {
+    return describeTable(this.#db, model)
+  }
+
+  async select(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<ResultRow[][]> {
+    const masks = nullMasks(keys)
+    const query =
+      masks.length === 1 && masks[0] === 0
+        ? this.#equal(model, shape, keys)
+        : this.#withNulls(model, shape, keys, masks)
+    return byKey(await query.execute(), keys.length)
+  }
+
+  /** The usual statement: one index lookup per key, and the same text whatever the number of keys. */
+  #equal(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]) {
+    const query = this.#db
+      .selectFrom(keyTable(model, shape, keys))
+      .innerJoin(`${model.definition.name} as ${ROW}`, (join) =>
+        shape.fields.reduce(
+          (on, field, i) => on.on(sql<boolean>`${sql.ref(`${ROW}.${field}`)} = ${keyColumn(i)}`),
+          join,
+        ),
+      )
+    return this.#results(query as unknown as From, model, shape)
+  }
+
+  /**
+   * With NULLs among the keys, a branch per set of NULL columns: `=` and `IS NULL` each use an index, where
+   * `IS NOT DISTINCT FROM` uses none.
+   */
+  #withNulls(model: BoundModel, shape: Shape, keys: readonly KeyTexts[], masks: readonly number[]) {
+    const branch = (mask: number) =>
+      shape.fields.reduce(
+        (query, field, i) =>
+          (mask >> i) & 1
+            ? query.where(
+                sql<boolean>`${keyColumn(i)} is null and ${sql.ref(`loadstonetable.${field}`)} is null`,
+              )
+            : query.where(sql<boolean>`${sql.ref(`loadstonetable.${field}`)} = ${keyColumn(i)}`),
+        this.#db.selectFrom(`${model.definition.name} as loadstonetable`).selectAll('loadstonetable'),
+      )
+    const [first, ...rest] = masks.map(branch) as [ReturnType<typeof branch>, ...ReturnType<typeof branch>[]]
+    const union = rest.reduce((query, other) => query.unionAll(other), first)
+    const query = this.#db
+      .selectFrom(keyTable(model, shape, keys))
+      .innerJoinLateral(union.as(ROW), (join) => join.onTrue())
+    return this.#results(query as unknown as From, model, shape)
+  }
+
+  #results(from: From, model: BoundModel, shape: Shape) {
+    const { columns, orderBy } = model.definition
+    const query = columns ? from.select(columns.map((field) => `${ROW}.${field}`)) : from.selectAll(ROW)
+    const numbered = query.select(sql<number>`${sql.raw(KEY)}.${sql.raw(ORDINAL)}::int4`.as(ORDINAL))
+    if (shape.kind === 'key') return numbered
+    return orderBy.reduce(
+      (ordered, { field, direction }) => ordered.orderBy(`${ROW}.${field}`, direction),
+      numbered.orderBy(sql.raw(ORDINAL)),
+    )
+  }
+}
+
+/**
+ * `unnest($1::text[]::int4[], ...) with ordinality`: an array per field, so there is no limit of bind parameters.
+ * As text, since drivers differ in what they make of an array of anything else.
+ */
+function keyTable(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]) {
+  const arrays = shape.fields.map((field, i) => {
+    const { sqlType } = model.table.byField.get(field) as ColumnInfo
+    return sql`${keys.map((key) => key[i])}::text[]::${sql.raw(sqlType)}[]`
+  })
+  const names = sql.raw([...shape.fields.map((_, i) => `c${i}`), ORDINAL].join(', '))
+  return sql<Record<string, unknown>>`unnest(${sql.join(arrays)}) with ordinality`.as<typeof KEY>(
+    sql`${sql.raw(KEY)}(${names})`,
+  )
+}
+
+function keyColumn(index: number) {
+  return sql.raw(`${KEY}.c${index}`)
+}
+
+/** For each distinct set of NULL columns among the keys, a number with their bits. */
+function nullMasks(keys: readonly KeyTexts[]): number[] {
+  const masks = new Set<number>()
+  for (const key of keys) {
+    let mask = 0
+    for (let i = 0; i < key.length; i++) if (key[i] === null) mask |= 1 << i
+    masks.add(mask)
+  }
+  return [...masks].sort((a, b) => a - b)
+}
+
+/** Deals rows to the keys they carry the number of, and takes the number out of them. */
+function byKey(rows: readonly Record<string, unknown>[], count: number): ResultRow[][] {
+  const lists: ResultRow[][] = Array.from({ length: count }, () => [])
+  const [first] = rows
+  if (!first) return lists
+  const fields = Object.keys(first).filter((field) => field !== ORDINAL)
+  for (const row of rows) {
+    const result: Record<string, unknown> = {}
+    for (const field of fields) result[field] = row[field]
+    lists[Number(row[ORDINAL]) - 1]?.push(result)
+  }
+  return lists
+}

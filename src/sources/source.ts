@@ -1,0 +1,23 @@
+import type { TableInfo } from '../models/column.ts'
+import type { BoundModel, ModelDefinition } from '../models/model.ts'
+import type { Shape } from '../models/shape.ts'
+
+export type ResultRow = Readonly<Record<string, unknown>>
+
+/** The canonical texts of one key, in the order of the shape's fields; null is NULL. */
+export type KeyTexts = readonly (string | null)[]
+
+/**
+ * Where rows come from. A source knows nothing of stores and leases. The rows it returns are the caller's alone.
+ */
+export interface Source {
+  /** Asks the database about a model's table. Rejects ModelError when the table or a declared column is not there. */
+  describe(model: ModelDefinition): Promise<TableInfo>
+
+  /**
+   * Runs one statement on the primary, begun after the call.
+   *
+   * @returns one list of rows per key, in the order of `keys`, each list in the model's order
+   */
+  select(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<ResultRow[][]>
+}

@@ -1,0 +1,282 @@
+import { messageOf, StoreUnavailableError } from '../errors.ts'
+import { checkOptionNames, type Duration, durationMs } from '../options.ts'
+import { answerRecord, isOfOtherEpoch, schemaBytes } from './entry.ts'
+import { ACQUIRE, CLEAR, FILL, INTEND, SCRIPTS, type Script } from './scripts.ts'
+import { type Acquired, type CacheStore, type Fill, type Lease, newToken } from './store.ts'
+
+/** What Loadstone needs of an ioredis `Redis` (5.x or 6.x): where to connect, and how to make a connection of its own. */
+export interface RedisClient {
+  readonly options: object
+  duplicate(override?: object): unknown
+}
+
+type Argument = string | number | Buffer
+
+/** The part of an ioredis client that is used on Loadstone's own connection. */
+interface Connection {
+  readonly status: string
+  readonly options: { readonly keyPrefix?: string }
+  connect(): Promise<void>
+  disconnect(): void
+  on(event: 'ready' | 'close' | 'end' | 'error', listener: (error?: unknown) => void): unknown
+  info(section: string): Promise<string>
+  script(command: 'LOAD', source: string): Promise<unknown>
+  mgetBuffer(keys: readonly string[]): Promise<(Buffer | null)[]>
+  evalshaBuffer(sha: string, keyCount: number, ...args: Argument[]): Promise<unknown>
+  evalBuffer(source: string, keyCount: number, ...args: Argument[]): Promise<unknown>
+  scan(
+    cursor: string,
+    match: 'MATCH',
+    pattern: string,
+    count: 'COUNT',
+    size: number,
+  ): Promise<[string, string[]]>
+}
+
+export interface RedisStoreOptions {
+  /** How long a step may take before it counts as failed. Default 50 ms. */
+  readonly timeout?: Duration
+  /** How often the master is asked whether it is still the same. Default 2 s. */
+  readonly epochCheck?: Duration
+}
+
+/** A connection to one master from `ready` to `close`. Leases are good within one session only. */
+interface Session {
+  /** First four characters of `master_replid`, which changes with every restart and every promotion. */
+  readonly epoch: Buffer
+}
+
+/** One command takes at most so many keys, so that a huge wave does not hold up the server for everybody else. */
+const GET_CHUNK = 1000
+const SCRIPT_CHUNK = 500
+const SCAN_COUNT = 1000
+
+/**
+ * The store on one Redis (or Valkey) server, through a connection of its own: a cache must not queue commands while
+ * the server is away, and must never send a command again, which the defaults of a shared client do.
+ */
+export class RedisStore implements CacheStore {
+  readonly #connection: Connection
+  readonly #timeoutMs: number
+  readonly #epochCheck: NodeJS.Timeout
+  readonly #keyPrefix: string
+  #session: Session | undefined
+  /** Settles when the connection that is being made for the first time is usable, or has failed. */
+  #opening: Promise<void>
+  #closed = false
+  #lastError: unknown
+
+  /** @throws OptionError */
+  constructor(client: RedisClient, options: RedisStoreOptions = {}) {
+    checkOptionNames('redis', options, ['timeout', 'epochCheck'])
+    this.#timeoutMs = durationMs('redis.timeout', options.timeout ?? 50)
+    const epochCheckMs = durationMs('redis.epochCheck', options.epochCheck ?? 2000)
+    this.#connection = client.duplicate({
+      lazyConnect: true,
+      enableOfflineQueue: false,
+      autoResendUnfulfilledCommands: false,
+      maxRetriesPerRequest: 0,
+      enableAutoPipelining: false,
+      connectTimeout: 2000,
+      retryStrategy: (attempt: number) => Math.min(50 * attempt, 500),
+    }) as Connection
+    this.#keyPrefix = this.#connection.options.keyPrefix ?? ''
+    this.#connection.on('error', (error) => {
+      this.#lastError = error
+    })
+    this.#opening = new Promise((opened) => {
+      this.#connection.on('ready', () => this.#begin().then(opened, opened))
+      for (const event of ['close', 'end'] as const) {
+        this.#connection.on(event, () => {
+          this.#session = undefined
+          opened()
+        })
+      }
+    })
+    // Whatever goes wrong here comes as an 'error' event too, and is told by the first step that needs the connection.
+    this.#connection.connect().catch(() => undefined)
+    // A master can be demoted without closing its connections: only asking tells.
+    this.#epochCheck = setInterval(() => this.#checkEpoch(), epochCheckMs)
+    this.#epochCheck.unref()
+  }
+
+  async getMany(keys: readonly string[]): Promise<(Buffer | null)[]> {
+    const { epoch } = this.#session ?? (await this.#open())
+    const records = await this.#within(this.#mget(keys))
+    for (let i = 0; i < records.length; i++) {
+      const record = records[i]
+      if (record && isOfOtherEpoch(record, epoch)) records[i] = null
+    }
+    return records
+  }
+
+  async acquire(keys: readonly string[], schemas: readonly number[], leaseMs: number): Promise<Acquired> {
+    const session = this.#session ?? (await this.#open())
+    const lease: Lease = { token: newToken(), session }
+    const replies = await this.#run(ACQUIRE, keys, (from, to) => [
+      lease.token,
+      leaseMs,
+      session.epoch,
+      ...schemas.slice(from, to).map(schemaBytes),
+    ])
+    return { lease, records: (replies as (Buffer | null)[][]).flat() }
+  }
+
+  async fill(lease: Lease, fills: readonly Fill[]): Promise<number> {
+    const session = this.#session
+    // The master of another session may never have heard of the lease, or may have been told to forget it.
+    if (!session || lease.session !== session)
+      throw new StoreUnavailableError('the connection of the lease is gone')
+    const recordOf = ({ payload, schema }: Fill) =>
+      payload === 'release'
+        ? ''
+        : answerRecord(schema, session.epoch, payload === 'absent' ? null : payload, Date.now())
+    const replies = await this.#run(
+      FILL,
+      fills.map(({ key }) => key),
+      (from, to) => [lease.token, ...fills.slice(from, to).flatMap((fill) => [recordOf(fill), fill.ttlMs])],
+    )
+    return (replies as number[]).reduce((sum, stored) => sum + stored, 0)
+  }
+
+  async intend(keys: readonly string[], token: string, ttlMs: number): Promise<void> {
+    await this.#open()
+    await this.#run(INTEND, keys, () => [token, ttlMs])
+  }
+
+  async clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void> {
+    await this.#open()
+    await this.#run(CLEAR, keys, () => [token ?? '', committed ? '1' : '0'])
+  }
+
+  /**
+   * Goes through all keys of the server, in steps. What matters is found: a value or lease from before the call is
+   * there all the time, and a lease given after it sends its SQL after it.
+   */
+  async clearPrefix(prefix: string): Promise<void> {
+    await this.#open()
+    let cursor = '0'
+    do {
+      const [next, found] = await this.#within(
+        this.#connection.scan(
+          cursor,
+          'MATCH',
+          `${escapeGlob(this.#keyPrefix)}${prefix}*`,
+          'COUNT',
+          SCAN_COUNT,
+        ),
+      )
+      const keys = found.map((key) => key.slice(this.#keyPrefix.length))
+      if (keys.length > 0) await this.#run(CLEAR, keys, () => ['', '1'])
+      cursor = next
+    } while (cursor !== '0')
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    clearInterval(this.#epochCheck)
+    this.#session = undefined
+    this.#connection.disconnect()
+  }
+
+  #mget(keys: readonly string[]): Promise<(Buffer | null)[]> {
+    if (keys.length <= GET_CHUNK) return this.#connection.mgetBuffer(keys)
+    return Promise.all(chunks(keys, GET_CHUNK).map((chunk) => this.#connection.mgetBuffer(chunk))).then(
+      (all) => all.flat(),
+    )
+  }
+
+  /** Runs a script over all keys, in chunks side by side; one reply per chunk. */
+  #run(
+    script: Script,
+    keys: readonly string[],
+    args: (from: number, to: number) => Argument[],
+  ): Promise<unknown[]> {
+    const runs = chunks(keys, SCRIPT_CHUNK).map((chunk, i) => {
+      const from = i * SCRIPT_CHUNK
+      const all = [...chunk, ...args(from, from + chunk.length)]
+      return this.#connection.evalshaBuffer(script.sha, chunk.length, ...all).catch((error: unknown) => {
+        // Nothing ran, so this is the first time it is sent.
+        if (!messageOf(error).startsWith('NOSCRIPT')) throw error
+        return this.#connection.evalBuffer(script.source, chunk.length, ...all)
+      })
+    })
+    return this.#within(Promise.all(runs))
+  }
+
+  /** The session, waiting for it only while the very first connection is being made. */
+  async #open(): Promise<Session> {
+    if (!this.#session) await this.#within(this.#opening)
+    if (this.#session) return this.#session
+    const problem = this.#closed
+      ? 'it is closed'
+      : `no connection${this.#lastError ? `: ${messageOf(this.#lastError)}` : ''}`
+    throw new StoreUnavailableError(problem, { cause: this.#lastError })
+  }
+
+  async #begin(): Promise<void> {
+    try {
+      const [epoch] = await Promise.all([
+        this.#readEpoch(),
+        ...SCRIPTS.map(({ source }) => this.#connection.script('LOAD', source)),
+      ])
+      this.#session = { epoch }
+    } catch (error) {
+      this.#lastError = error
+    }
+  }
+
+  async #checkEpoch(): Promise<void> {
+    const session = this.#session
+    if (!session) {
+      if (this.#connection.status === 'ready') await this.#begin()
+      return
+    }
+    try {
+      const epoch = await this.#readEpoch()
+      if (this.#session === session && !epoch.equals(session.epoch)) this.#session = { epoch }
+    } catch (error) {
+      this.#lastError = error
+    }
+  }
+
+  async #readEpoch(): Promise<Buffer> {
+    const replid = /^master_replid:([0-9a-f]{4})/m.exec(await this.#connection.info('replication'))?.[1]
+    if (!replid) throw new StoreUnavailableError('INFO replication does not tell master_replid')
+    return Buffer.from(replid, 'latin1')
+  }
+
+  #within<T>(step: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        // After a long pause of the event loop timers run before sockets are read: let a reply that is here win.
+        setImmediate(() => reject(new StoreUnavailableError(`no answer within ${this.#timeoutMs} ms`)))
+      }, this.#timeoutMs)
+      step.then(
+        (value) => {
+          clearTimeout(timer)
+          resolve(value)
+        },
+        (error: unknown) => {
+          clearTimeout(timer)
+          reject(
+            error instanceof StoreUnavailableError
+              ? error
+              : new StoreUnavailableError(messageOf(error), { cause: error }),
+          )
+        },
+      )
+    })
+  }
+}
+
+function chunks<T>(items: readonly T[], size: number): readonly (readonly T[])[] {
+  if (items.length <= size) return items.length === 0 ? [] : [items]
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
+    items.slice(i * size, (i + 1) * size),
+  )
+}
+
+function escapeGlob(text: string): string {
+  return text.replace(/[\\*?[\]]/g, '\\$&')
+}

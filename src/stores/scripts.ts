@@ -1,0 +1,123 @@
+import { createHash } from 'node:crypto'
+
+/**
+ * The steps of the protocol that must be atomic for a key. Each script goes over its keys one by one: nothing
+ * relies on several keys changing together, they only share the trip. Effect replication (Redis 5) is needed,
+ * nothing newer than 6.2. Why the protocol is as it is: docs/protocol.md.
+ */
+export interface Script {
+  readonly name: string
+  readonly source: string
+  readonly sha: string
+}
+
+function script(name: string, source: string): Script {
+  return { name, source, sha: createHash('sha1').update(source).digest('hex') }
+}
+
+// KEYS: n keys. ARGV: token, lease ms, epoch, then n schemas (2 bytes each).
+// Reply, per key: nil = granted, else the record that is there.
+// Anything that is no record of ours, a hash or list included (pcall: GET refuses those), is taken over.
+// A value of a higher schema is left alone, so that old and new code side by side do not thrash.
+export const ACQUIRE = script(
+  'acquire',
+  `local out = {}
+for i, key in ipairs(KEYS) do
+  local c = redis.pcall('GET', key)
+  local keep = false
+  if type(c) == 'string' then
+    local t = string.byte(c)
+    if t == 76 then keep = #c == 17
+    elseif t == 87 then keep = #c > 1 and (#c - 1) % 29 == 0
+    elseif t == 86 or t == 78 then keep = string.sub(c, 4, 7) == ARGV[3] and string.sub(c, 2, 3) >= ARGV[3 + i] end
+  end
+  if keep then out[i] = c
+  else
+    redis.call('SET', key, 'L' .. ARGV[1], 'PX', ARGV[2])
+    out[i] = false
+  end
+end
+return out`,
+)
+
+// KEYS: n keys. ARGV: token, then n times record, ttl ms. An empty record gives the lease back. Reply: how many were stored.
+// A write between our SELECT and this fill took our lease away: the old row is refused.
+export const FILL = script(
+  'fill',
+  `local lease = 'L' .. ARGV[1]
+local stored = 0
+for i, key in ipairs(KEYS) do
+  if redis.pcall('GET', key) == lease then
+    local record = ARGV[2 * i]
+    if record == '' then redis.call('DEL', key)
+    else
+      redis.call('SET', key, record, 'PX', ARGV[2 * i + 1])
+      stored = stored + 1
+    end
+  end
+end
+return stored`,
+)
+
+// KEYS: n keys. ARGV: token, ttl ms. Adds or renews one intent; expired ones of others are dropped on the way.
+// The deadlines are by the clock of Redis, so no two writers' clocks are compared.
+export const INTEND = script(
+  'intend',
+  `local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+for _, key in ipairs(KEYS) do
+  local c = redis.pcall('GET', key)
+  local last = now + ARGV[2]
+  local rec = ARGV[1] .. string.format('%013.0f', last)
+  if type(c) == 'string' and string.byte(c) == 87 then
+    for i = 2, #c, 29 do
+      local e = tonumber(string.sub(c, i + 16, i + 28))
+      if e > now and string.sub(c, i, i + 15) ~= ARGV[1] then
+        rec = rec .. string.sub(c, i, i + 28)
+        if e > last then last = e end
+      end
+    end
+  end
+  redis.call('SET', key, 'W' .. rec, 'PX', string.format('%.0f', last - now))
+end
+return #KEYS`,
+)
+
+// KEYS: n keys. ARGV: token ('' = none), '1' committed / '0' rolled back. Reply: how many keys are free now.
+// Takes away the own intent only: while others are about to commit, the key stays busy.
+export const CLEAR = script(
+  'clear',
+  `local freed = 0
+local now
+for _, key in ipairs(KEYS) do
+  local c = redis.pcall('GET', key)
+  if not c then freed = freed + 1
+  elseif type(c) ~= 'string' or string.byte(c) ~= 87 then
+    if ARGV[2] == '1' then
+      redis.call('DEL', key)
+      freed = freed + 1
+    end
+  elseif ARGV[1] ~= '' then
+    if not now then
+      local t = redis.call('TIME')
+      now = t[1] * 1000 + math.floor(t[2] / 1000)
+    end
+    local rec, last, mine = '', 0, false
+    for i = 2, #c, 29 do
+      local e = tonumber(string.sub(c, i + 16, i + 28))
+      if string.sub(c, i, i + 15) == ARGV[1] then mine = true
+      elseif e > now then
+        rec = rec .. string.sub(c, i, i + 28)
+        if e > last then last = e end
+      end
+    end
+    if rec == '' then
+      redis.call('DEL', key)
+      freed = freed + 1
+    elseif mine then redis.call('SET', key, 'W' .. rec, 'PX', string.format('%.0f', last - now)) end
+  end
+end
+return freed`,
+)
+
+export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR]

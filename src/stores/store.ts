@@ -1,0 +1,66 @@
+import { randomBytes } from 'node:crypto'
+
+/**
+ * The shared cache: one record per key (see entry.ts), always with a ttl, changed only by the steps below, each
+ * atomic for one key and for no more. A step that fails rejects StoreUnavailableError and may or may not have
+ * happened; none is ever sent again by the store.
+ */
+export interface CacheStore {
+  /** One round trip. A value filled under another master comes back as null: it is not believed. */
+  getMany(keys: readonly string[]): Promise<(Buffer | null)[]>
+
+  /**
+   * Leases for keys that hold nothing usable: no record, a value of another epoch, or of a lower schema. Any other
+   * record stays and is returned, null means granted.
+   *
+   * @param schemas per key; {@link EVERY_SCHEMA} takes over whatever value is there
+   */
+  acquire(keys: readonly string[], schemas: readonly number[], leaseMs: number): Promise<Acquired>
+
+  /** Stores what was loaded where the key still holds the lease. Returns how many were stored. */
+  fill(lease: Lease, fills: readonly Fill[]): Promise<number>
+
+  /** Puts a write intent on each key, or renews it. Whatever value or lease was there is gone. */
+  intend(keys: readonly string[], token: string, ttlMs: number): Promise<void>
+
+  /**
+   * Takes the intent of `token` away. With `committed`, a value or lease is deleted too: the value may be old, the
+   * lease may belong to an old snapshot. The intents of others stay.
+   *
+   * @param token null: no intent of ours, as for a write that gave none
+   */
+  clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void>
+
+  /** As `clear(key, null, true)` for every key that begins with `prefix`. */
+  clearPrefix(prefix: string): Promise<void>
+
+  close(): Promise<void>
+}
+
+/** Higher than any schema number: as the schema of a request it calls every value that is there old. */
+export const EVERY_SCHEMA = 0xffff
+
+/** The right to fill some keys, good for one fill. */
+export interface Lease {
+  readonly token: string
+  /** The connection the lease was granted on, for the store's own use. A fill goes through it or nowhere. */
+  readonly session: unknown
+}
+
+export interface Acquired {
+  readonly lease: Lease
+  readonly records: readonly (Buffer | null)[]
+}
+
+export interface Fill {
+  readonly key: string
+  readonly schema: number
+  /** The encoded value; `absent`: there is none; `release`: nothing was loaded, give the lease back. */
+  readonly payload: Buffer | 'absent' | 'release'
+  readonly ttlMs: number
+}
+
+/** A lease or intent token: 16 characters, 96 random bits. Never used twice, so an old fill can never match a new lease. */
+export function newToken(): string {
+  return randomBytes(12).toString('base64url')
+}

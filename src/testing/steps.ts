@@ -1,0 +1,80 @@
+import { type Cache, insidesOf } from '../cache.ts'
+import type { Trip } from '../loaders/driver.ts'
+
+/** A step that a wave wants to take, held until the test says what becomes of it. */
+export interface HeldStep {
+  readonly op: Trip['op']
+  /** What the wave asks for: keys, lease, statement. */
+  readonly step: Trip
+  /** Takes the step for real, and lets the wave go on with what it came to. Resolves when the step was taken. */
+  take(): Promise<void>
+  /** Lets the wave go on as if the step had failed. The step is not taken. */
+  fail(error: Error): void
+}
+
+/** The step driver: every step of a cache's waves waits for the test. */
+export interface Steps {
+  /** The steps that are held now, oldest first. */
+  readonly held: readonly HeldStep[]
+  /** Resolves to the oldest held step, of this kind if one is named, as soon as there is one. */
+  next(op?: Trip['op']): Promise<HeldStep>
+  /** As `next`, and takes it. */
+  take(op?: Trip['op']): Promise<void>
+  /** Takes all held steps, and holds no more. */
+  release(): void
+}
+
+/**
+ * From now on, holds every step of the cache's waves: the store and the source are asked when the test says so, and
+ * in the order it says. It drives the very code that runs in production.
+ *
+ * ```ts
+ * const steps = holdSteps(cache)
+ * const reading = User.cache.getAsync({ id: 1 })
+ * await steps.take('getMany')
+ * await steps.take('acquire')
+ * const select = await steps.next('select')   // the reader holds a lease, and has not sent its SQL yet
+ * ```
+ */
+export function holdSteps<DB>(cache: Cache<DB>): Steps {
+  const { driver } = insidesOf(cache)
+  const held: HeldStep[] = []
+  const waiting: { op: Trip['op'] | undefined; found: (step: HeldStep) => void }[] = []
+  driver.gate = (step, take) =>
+    new Promise((resolve, reject) => {
+      const leave = () => {
+        const at = held.indexOf(heldStep)
+        if (at >= 0) held.splice(at, 1)
+      }
+      const heldStep: HeldStep = {
+        op: step.op,
+        step,
+        async take() {
+          leave()
+          await take().then(resolve, reject)
+        },
+        fail(error) {
+          leave()
+          reject(error)
+        },
+      }
+      held.push(heldStep)
+      const at = waiting.findIndex(({ op }) => op === undefined || op === step.op)
+      if (at >= 0) waiting.splice(at, 1)[0]?.found(heldStep)
+    })
+  const next = (op?: Trip['op']): Promise<HeldStep> => {
+    const found = held.find((step) => op === undefined || step.op === op)
+    return found ? Promise.resolve(found) : new Promise((resolve) => waiting.push({ op, found: resolve }))
+  }
+  return {
+    get held() {
+      return [...held]
+    },
+    next,
+    take: async (op) => (await next(op)).take(),
+    release() {
+      driver.gate = undefined
+      for (const step of [...held]) void step.take()
+    },
+  }
+}
