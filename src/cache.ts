@@ -1,61 +1,31 @@
-import type { Kysely, Selectable } from 'kysely'
-import { ModelError, OptionError } from './errors.ts'
+import type { Selectable, Transaction } from 'kysely'
+import { type CacheOptions, resolveOptions } from './cache-options.ts'
+import { CacheClosedError, ModelError, OptionError } from './errors.ts'
+import { hubOf } from './invalidation/dialect.ts'
+import {
+  type InvalidationCounters,
+  type InvalidationParty,
+  NO_INVALIDATIONS,
+  OutboxCleaner,
+} from './invalidation/party.ts'
+import { Relay } from './invalidation/relay.ts'
+import { runTransaction, type TransactionOptions } from './invalidation/transaction.ts'
 import { Binder } from './loaders/binder.ts'
-import { Dispatcher, type Totals } from './loaders/dispatcher.ts'
+import { Dispatcher, newTotals, type Totals } from './loaders/dispatcher.ts'
 import { AsyncDriver } from './loaders/driver.ts'
+import { Flights } from './loaders/flight.ts'
 import { ScopeLoader } from './loaders/loader.ts'
-import { type CacheParts, ModelCache } from './loaders/model-cache.ts'
-import type { ValueType } from './models/codec.ts'
+import { type CacheParts, forgetTouched, ModelCache } from './loaders/model-cache.ts'
 import { defineModel, type ModelMeta } from './models/model.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
-import { checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
-import { MemoryStore, type MemoryStoreOptions } from './stores/memory.ts'
-import { type RedisClient, RedisStore } from './stores/redis.ts'
+import { MemoryStore } from './stores/memory.ts'
+import { RedisStore } from './stores/redis.ts'
 import type { CacheStore } from './stores/store.ts'
 
-export interface CacheOptions<DB> {
-  /** Where rows come from. Kysely on Postgres: `pg` or PGlite. */
-  readonly db: Kysely<DB>
-  /**
-   * Where the shared cache is: an ioredis `Redis`. Loadstone makes a connection of its own to the same server.
-   * Default: a store inside the process.
-   */
-  readonly redis?: RedisClient
-  /** Begins all cache keys. Caches with one namespace on one store share entries, so they must declare the same models. */
-  readonly namespace: string
-  /** The default `ttl` of models. Default `'7d'`. */
-  readonly ttl?: Duration
-  /** How long a step at the store may take before SQL answers instead. Default `'50ms'`. */
-  readonly storeTimeout?: Duration
-  /**
-   * How long one reader may take to load a key before another may. Default `'6s'`. Too short: rows load twice; too
-   * long: after a crash its keys are loaded without being cached for so long.
-   */
-  readonly leaseTtl?: Duration
-  /** A longer encoded value is answered, but not cached. Default 1 MiB. */
-  readonly maxValueBytes?: number
-  /** Bounds of the store inside the process; refused together with `redis`. */
-  readonly memory?: MemoryStoreOptions
-  /** How values of classes that type parsers return (a Decimal, a Temporal) are kept. Default none. */
-  readonly valueTypes?: readonly ValueType[]
-}
-
-const OPTION_NAMES = [
-  'db',
-  'redis',
-  'namespace',
-  'ttl',
-  'storeTimeout',
-  'leaseTtl',
-  'maxValueBytes',
-  'memory',
-  'valueTypes',
-]
-
 /** Counted since the cache was made. */
-export interface CacheStats extends Readonly<Totals> {
+export interface CacheStats extends Readonly<Totals>, Readonly<InvalidationCounters> {
   /** Lookups made outside any scope. */
   readonly outOfScope: number
 }
@@ -90,7 +60,24 @@ export interface Cache<DB> {
     Row<DB, TB, Columns[number]>
   >
 
-  /** Resolves when every declared model is bound to its table. Rejects ModelError, or SourceError when the database cannot be asked. */
+  /**
+   * Runs `fn` in a transaction. Lookups inside, through the models of this cache, read through the transaction: they
+   * see what it has written. When it has committed, what it touched is invalidated before the promise resolves.
+   *
+   * Rejects what `fn` rejects with, after a rollback; TransactionUseError inside another `cache.transaction`;
+   * StrictWriteError, CommitOutcomeUnknownError.
+   *
+   * @throws OptionError when `db` is without `withInvalidation(dialect)`
+   */
+  transaction<Result>(
+    fn: (trx: Transaction<DB>) => Promise<Result>,
+    options?: TransactionOptions,
+  ): Promise<Result>
+
+  /**
+   * Resolves when every declared model is bound to its table. Rejects ModelError, or SourceError when the database
+   * cannot be asked.
+   */
   ready(): Promise<void>
 
   /** Resolves when nothing is under way, fills included. */
@@ -108,30 +95,24 @@ export interface Cache<DB> {
  * @throws OptionError
  */
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
-  if (typeof options !== 'object' || options === null)
-    throw new OptionError('options', 'an object with db and namespace', options)
-  checkOptionNames('createModelCache', options, OPTION_NAMES)
-  const { db, redis, namespace, valueTypes = [] } = options
-  if (typeof namespace !== 'string' || namespace === '')
-    throw new OptionError('namespace', 'a text that is not empty', namespace)
-  if (typeof db?.selectFrom !== 'function') throw new OptionError('db', 'a Kysely instance', db)
-  if (redis !== undefined && typeof redis.duplicate !== 'function')
-    throw new OptionError('redis', 'an ioredis client', redis)
-  if (redis && options.memory) throw new OptionError('memory', 'left out when redis is given', options.memory)
-  const storeTimeout = durationMs('storeTimeout', options.storeTimeout ?? '50ms')
-  const ttl = durationMs('ttl', options.ttl ?? '7d')
-  const settings = {
-    leaseMs: durationMs('leaseTtl', options.leaseTtl ?? '6s'),
-    waitsMs: [2, 4, 8, 16, 20],
-    fillPatienceMs: 250,
-    maxValueBytes: integerOption('maxValueBytes', options.maxValueBytes ?? 1024 * 1024, 0),
-    random: Math.random,
-  }
-  const store = redis ? new RedisStore(redis, { timeout: storeTimeout }) : new MemoryStore(options.memory)
-  const source = new KyselySource(db as unknown as Database)
-  const binder = new Binder(namespace, source, valueTypes)
+  const { db, redis, namespace, ...settings } = resolveOptions(options)
+  const store = redis
+    ? new RedisStore(redis, { timeout: settings.storeTimeoutMs })
+    : new MemoryStore(settings.memory)
+  const database = db as unknown as Database
+  const source = new KyselySource(database)
+  const binder = new Binder(namespace, source, settings.valueTypes)
   const driver = new AsyncDriver(store, source)
-  const dispatcher = new Dispatcher(namespace, driver, settings, (model) => binder.unbind(model))
+  const totals = newTotals()
+  const dispatcher = new Dispatcher({
+    namespace,
+    driver,
+    settings: settings.wave,
+    useStore: true,
+    flights: new Flights(),
+    totals,
+    tableChanged: (model) => binder.unbind(model),
+  })
   const parts: CacheParts = {
     namespace,
     store,
@@ -142,32 +123,83 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     closed: false,
   }
 
+  const plain = database.withoutPlugins()
+  const cleaner = new OutboxCleaner(plain)
+  const party: InvalidationParty = {
+    namespace,
+    store,
+    db: plain,
+    intentTtlMs: settings.intentTtlMs,
+    counters: { ...NO_INVALIDATIONS },
+    get hasStrict() {
+      return binder.bindings.some(({ definition }) => definition.consistency === 'strict')
+    },
+    strictness: (model) => binder.get(model)?.strictness,
+    forget: (touched) => forgetTouched(parts, touched),
+    deleteSoon: (rows) => cleaner.add(rows),
+  }
+  const hub = hubOf(db)
+  hub?.parties.add(party)
+  // A dialect with a single connection, such as PGlite's, belongs to this process, and has none to spare.
+  const shared = db.getExecutor().adapter.supportsMultipleConnections !== false
+  const relay = settings.relay && new Relay(party, settings.relay, shared)
+  relay?.start()
+
   const cache: Cache<DB> = {
     model(table, meta) {
-      const definition = defineModel(table, { ttl, ...meta } as ModelMeta)
-      if (binder.has(table)) throw new ModelError(table, 'is declared twice in one cache')
+      const definition = defineModel(table, { ttl: settings.ttlMs, ...meta } as ModelMeta)
+      if (binder.get(table)) throw new ModelError(table, 'is declared twice in one cache')
+      if (definition.consistency === 'strict' && !hub) {
+        throw new OptionError(
+          `${table}.consistency`,
+          "'default', or db made with withInvalidation(dialect)",
+          'strict',
+        )
+      }
       return { name: table, cache: new ModelCache(parts, binder.add(definition)) }
+    },
+    async transaction(fn, transactionOptions = {}) {
+      if (parts.closed) throw new CacheClosedError(namespace)
+      if (!hub)
+        throw new OptionError(
+          'db',
+          'made with withInvalidation(dialect) to use cache.transaction',
+          'a plain dialect',
+        )
+      return runTransaction(parts, db, fn, transactionOptions)
     },
     async ready() {
       for (const binding of binder.bindings) await binder.bind(binding)
     },
-    idle: () => dispatcher.idle(),
-    stats: () => ({ ...dispatcher.totals, trips: { ...dispatcher.totals.trips }, ...parts.counters }),
+    async idle() {
+      await dispatcher.idle()
+      await cleaner.flush()
+    },
+    stats: () => ({ ...totals, trips: { ...totals.trips }, ...party.counters, ...parts.counters }),
     async close() {
       parts.closed = true
+      await relay?.stop()
       await dispatcher.idle()
+      hub?.parties.delete(party)
+      await cleaner.flush()
       await store.close()
     },
   }
-  insides.set(cache, { driver, store })
+  insides.set(cache, { hook: driver.hook, store, relay })
   return cache
 }
 
 /** What the test kit may reach of a cache. */
-const insides = new WeakMap<object, { readonly driver: AsyncDriver; readonly store: CacheStore }>()
+interface Insides {
+  readonly hook: AsyncDriver['hook']
+  readonly store: CacheStore
+  readonly relay: Relay | undefined
+}
+
+const insides = new WeakMap<object, Insides>()
 
 /** @internal */
-export function insidesOf(cache: object) {
+export function insidesOf(cache: object): Insides {
   const found = insides.get(cache)
   if (!found) throw new OptionError('cache', 'made by createModelCache', cache)
   return found

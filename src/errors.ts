@@ -122,6 +122,42 @@ export class StoreUnavailableError extends LoadstoneError {
   }
 }
 
+/**
+ * A write to a `strict` model was rolled back before COMMIT, as its promise could not be kept. `transient` when the
+ * store could not be reached: the same transaction may succeed when it is run again.
+ */
+export class StrictWriteError extends LoadstoneError {
+  override readonly code = 'ERR_STRICT_WRITE'
+  override readonly transient: boolean
+  constructor(
+    readonly models: readonly string[],
+    problem: string,
+    options?: ErrorOptions,
+  ) {
+    super(`strict model ${models.map((model) => `'${model}'`).join(', ')}: ${problem}; rolled back`, options)
+    this.transient = options?.cause !== undefined
+  }
+}
+
+/** The connection broke during COMMIT, and nobody could say within the limit whether it happened. Look before writing again. */
+export class CommitOutcomeUnknownError extends LoadstoneError {
+  override readonly code = 'ERR_COMMIT_OUTCOME_UNKNOWN'
+  constructor(
+    readonly xid: string | null,
+    cause: unknown,
+  ) {
+    super(
+      `the connection broke during COMMIT, and whether transaction ${xid} was committed could not be learned`,
+      { cause },
+    )
+  }
+}
+
+/** A transaction was used wrongly: inside another one, or after its end. */
+export class TransactionUseError extends LoadstoneError {
+  override readonly code = 'ERR_TRANSACTION_USE'
+}
+
 /** The cache was closed; nothing can be looked up through it any more. */
 export class CacheClosedError extends LoadstoneError {
   override readonly code = 'ERR_CACHE_CLOSED'

@@ -1,12 +1,13 @@
 export {
   type Cache,
-  type CacheOptions,
   type CacheStats,
   createModelCache,
   type Model,
 } from './cache.ts'
+export type { CacheOptions, RelayOptions } from './cache-options.ts'
 export {
   CacheClosedError,
+  CommitOutcomeUnknownError,
   InvalidKeyError,
   LoadstoneError,
   ModelError,
@@ -17,7 +18,12 @@ export {
   ShapeNotDeclaredError,
   SourceError,
   StoreUnavailableError,
+  StrictWriteError,
+  TransactionUseError,
 } from './errors.ts'
+export { withInvalidation } from './invalidation/dialect.ts'
+export type { InvalidationCounters } from './invalidation/party.ts'
+export type { TransactionOptions } from './invalidation/transaction.ts'
 export type { WaveMessage } from './loaders/dispatcher.ts'
 export type { Trips } from './loaders/driver.ts'
 export type { ModelCache, Query } from './loaders/model-cache.ts'

@@ -29,8 +29,8 @@ export class Binder {
     return [...this.#bindings.values()]
   }
 
-  has(model: string): boolean {
-    return this.#bindings.has(model)
+  get(model: string): ModelDefinition | undefined {
+    return this.#bindings.get(model)?.definition
   }
 
   add(definition: ModelDefinition): Binding {

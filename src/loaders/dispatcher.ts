@@ -1,7 +1,8 @@
 import type { BoundModel } from '../models/model.ts'
+import type { Source } from '../sources/source.ts'
 import { channels } from '../telemetry.ts'
 import { type AsyncDriver, NO_TRIPS, type Trips } from './driver.ts'
-import { Flights } from './flight.ts'
+import type { Flights } from './flight.ts'
 import type { Lookup } from './lookup.ts'
 import { NO_COUNTS, type WaveCounts, type WaveSettings, wave } from './wave.ts'
 
@@ -21,26 +22,34 @@ export interface Totals extends WaveCounts {
   trips: Trips
 }
 
+export interface DispatcherParts {
+  readonly namespace: string
+  readonly driver: AsyncDriver
+  readonly settings: WaveSettings
+  /** False for a transaction: see WaveEnvironment. */
+  readonly useStore: boolean
+  readonly flights: Flights
+  /** Counted up. */
+  readonly totals: Totals
+  tableChanged(model: BoundModel): void
+}
+
+export function newTotals(): Totals {
+  return { ...NO_COUNTS, waves: 0, memoHits: 0, trips: { ...NO_TRIPS } }
+}
+
 /** Turns what a tick has gathered into waves, runs them, and counts. */
 export class Dispatcher {
-  readonly flights = new Flights()
-  readonly totals: Totals = { ...NO_COUNTS, waves: 0, memoHits: 0, trips: { ...NO_TRIPS } }
-  readonly #namespace: string
-  readonly #driver: AsyncDriver
-  readonly #settings: WaveSettings
-  readonly #tableChanged: (model: BoundModel) => void
+  readonly #parts: DispatcherParts
   readonly #running = new Set<Promise<void>>()
 
-  constructor(
-    namespace: string,
-    driver: AsyncDriver,
-    settings: WaveSettings,
-    tableChanged: (model: BoundModel) => void,
-  ) {
-    this.#namespace = namespace
-    this.#driver = driver
-    this.#settings = settings
-    this.#tableChanged = tableChanged
+  constructor(parts: DispatcherParts) {
+    this.#parts = parts
+  }
+
+  /** One for the lookups inside a transaction: from SQL alone, through its connection. Counts together with this one. */
+  forTransaction(source: Source): Dispatcher {
+    return new Dispatcher({ ...this.#parts, driver: this.#parts.driver.withSource(source), useStore: false })
   }
 
   /** One wave. Resolves, as soon as the store has answered, to an answer, an Error or a promise for each lookup. */
@@ -48,19 +57,16 @@ export class Dispatcher {
     const counts = { ...NO_COUNTS }
     const trips = { ...NO_TRIPS }
     const began = channels.wave.hasSubscribers ? performance.now() : 0
-    const steps = wave(lookups, {
-      settings: this.#settings,
-      flights: this.flights,
-      counts,
-      tableChanged: this.#tableChanged,
-    })
+    const { settings, flights, useStore } = this.#parts
+    const tableChanged = (model: BoundModel) => this.#parts.tableChanged(model)
+    const steps = wave(lookups, { settings, flights, useStore, counts, tableChanged })
     return new Promise((resolve) => {
       let told = false
       const results = () => {
         if (!told) resolve(lookups.map(resultOf))
         told = true
       }
-      const run = this.#driver.run(steps, trips, results).then(undefined, (error: unknown) => {
+      const run = this.#parts.driver.run(steps, trips, results).then(undefined, (error: unknown) => {
         // Nothing a store or a source does ends here, so this is a fault of ours: told to those it concerns.
         const fault = error instanceof Error ? error : new Error(String(error))
         for (const lookup of lookups) if (lookup.pending) lookup.fail(fault)
@@ -80,7 +86,7 @@ export class Dispatcher {
   }
 
   #count(counts: WaveCounts, trips: Trips, memoHits: number, began: number): void {
-    const { totals } = this
+    const { totals, namespace } = this.#parts
     totals.waves++
     totals.memoHits += memoHits
     for (const name of Object.keys(counts) as (keyof WaveCounts)[]) totals[name] += counts[name]
@@ -88,7 +94,7 @@ export class Dispatcher {
     if (!channels.wave.hasSubscribers) return
     const message: WaveMessage = {
       ...counts,
-      namespace: this.#namespace,
+      namespace,
       memoHits,
       trips,
       durationMs: began === 0 ? 0 : performance.now() - began,

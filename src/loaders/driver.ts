@@ -24,13 +24,20 @@ export type Gate = (step: Trip, take: () => Promise<unknown>) => Promise<unknown
 
 /** Drives waves: asks the store and the source for what a wave yields, its tasks side by side. */
 export class AsyncDriver {
-  gate: Gate | undefined = undefined
+  /** For tests; shared with the drivers of transactions. */
+  readonly hook: { gate: Gate | undefined }
   readonly #store: CacheStore
   readonly #source: Source
 
-  constructor(store: CacheStore, source: Source) {
+  constructor(store: CacheStore, source: Source, hook: AsyncDriver['hook'] = { gate: undefined }) {
     this.#store = store
     this.#source = source
+    this.hook = hook
+  }
+
+  /** A driver that reads rows from elsewhere. */
+  withSource(source: Source): AsyncDriver {
+    return new AsyncDriver(this.#store, source, this.hook)
   }
 
   /**
@@ -65,7 +72,8 @@ export class AsyncDriver {
     running: Map<Wave, Promise<void>>,
   ): Promise<unknown> {
     if (step.op === 'tasks') return this.#tasks(step.tasks, step.patienceMs, trips, running)
-    return this.gate ? this.gate(step, () => this.#take(step, trips)) : this.#take(step, trips)
+    const { gate } = this.hook
+    return gate ? gate(step, () => this.#take(step, trips)) : this.#take(step, trips)
   }
 
   #take(step: Trip, trips: Trips): Promise<unknown> {

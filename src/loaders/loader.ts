@@ -6,6 +6,8 @@ import type { Lookup } from './lookup.ts'
 export class ScopeLoader {
   /** Undefined outside any scope: a lookup then joins the tick's wave, but nobody else gets its answer. */
   readonly memo: Map<string, Lookup> | undefined
+  /** Set when the transaction this is for has ended: its connection serves others now. */
+  ended = false
   /** Lookups answered by the memo since the last wave. */
   memoHits = 0
   readonly #batch: DataLoader<Lookup, unknown>

@@ -1,6 +1,7 @@
-import { CacheClosedError, InvalidKeyError, ShapeNotDeclaredError } from '../errors.ts'
+import { CacheClosedError, InvalidKeyError, ShapeNotDeclaredError, TransactionUseError } from '../errors.ts'
 import { type BoundModel, shapeOf } from '../models/model.ts'
 import type { AddressOf, Shape, ShapeKind } from '../models/shape.ts'
+import type { TouchedKeys } from '../models/touched.ts'
 import type { CacheStore } from '../stores/store.ts'
 import type { Binder, Binding } from './binder.ts'
 import type { Dispatcher } from './dispatcher.ts'
@@ -83,7 +84,7 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
    */
   peek(key: Key): Result | null | undefined {
     const { bound } = this.#binding
-    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
+    const memo = this.#memo
     if (!bound || !memo) return undefined
     const shape = shapeOf(bound.definition, 'key', key)
     return memo.get(addressOf(bound, shape, key).key)?.answered as Result | null | undefined
@@ -106,26 +107,27 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
         if (route === 'store') keys.add(key)
       }
     }
-    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
-    for (const key of keys) memo?.delete(key)
-    await this.#parts.store.clear([...keys], null, true)
+    const touched = { keys: [...keys], prefixes: [] }
+    forgetTouched(this.#parts, touched)
+    await this.#parts.store.clear(touched.keys, null, true)
     // Again: a lookup made meanwhile may have seen the entry that was about to go.
-    for (const key of keys) memo?.delete(key)
+    forgetTouched(this.#parts, touched)
   }
 
   /** Forgets everything cached for this model. Goes through all keys of the store, so it is not for every write. */
   async clear(): Promise<void> {
-    const bound = await this.#bound()
-    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
-    const forget = () => {
-      for (const [key, lookup] of memo ?? []) if (lookup.model.prefix === bound.prefix) memo?.delete(key)
-    }
-    forget()
-    await this.#parts.store.clearPrefix(bound.prefix)
-    forget()
+    const { prefix } = await this.#bound()
+    const touched = { keys: [], prefixes: [prefix] }
+    forgetTouched(this.#parts, touched)
+    await this.#parts.store.clearPrefix(prefix)
+    forgetTouched(this.#parts, touched)
   }
 
   readonly #newLoader = () => new ScopeLoader(this.#parts.dispatcher, new Map())
+
+  get #memo(): Map<string, Lookup> | undefined {
+    return currentScope()?.part(this.#parts, this.#newLoader).memo
+  }
 
   #lookup(kind: ShapeKind, values: object, onAbsent: OnAbsent): Promise<unknown> {
     try {
@@ -149,6 +151,8 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
   ): Promise<unknown> {
     const address = (bound.addressOf.get(shape) as AddressOf)(values)
     const loader = this.#loader(currentScope())
+    if (loader.ended)
+      throw new TransactionUseError('a lookup was made in a transaction that has ended; await it inside')
     const known = loader.memo?.get(address.key)
     if (known) {
       loader.memoHits++
@@ -166,6 +170,16 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
   async #bound(): Promise<BoundModel> {
     if (this.#parts.closed) throw new CacheClosedError(this.#parts.namespace)
     return this.#binding.bound ?? this.#parts.binder.bind(this.#binding)
+  }
+}
+
+/** The memos of the current scope, and of those it is a part of, forget what was written. */
+export function forgetTouched(parts: CacheParts, { keys, prefixes }: TouchedKeys): void {
+  for (let scope = currentScope(); scope; scope = scope.parent) {
+    const memo = scope.own<ScopeLoader>(parts)?.memo
+    if (!memo) continue
+    for (const key of keys) memo.delete(key)
+    for (const prefix of prefixes) for (const key of memo.keys()) if (key.startsWith(prefix)) memo.delete(key)
   }
 }
 

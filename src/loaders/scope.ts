@@ -5,16 +5,32 @@ import { AsyncLocalStorage } from 'node:async_hooks'
  * are one, and it is gone with them when the work is done.
  */
 export class Scope {
+  /** The scope this one is a part of, if it is a transaction's; that one's memo then goes on outside of it. */
+  readonly parent: Scope | undefined
   /** Per cache, what it keeps for this scope. */
   readonly #parts = new Map<object, unknown>()
 
+  /** @param parent its parts are this scope's parts too, but for those that `set` replaces */
+  constructor(parent?: Scope) {
+    this.parent = parent
+  }
+
+  /** What `owner` keeps here, made when it is first asked for. */
   part<T>(owner: object, create: () => T): T {
-    let part = this.#parts.get(owner) as T | undefined
-    if (part === undefined) {
-      part = create()
-      this.#parts.set(owner, part)
-    }
+    const found = this.own<T>(owner)
+    if (found !== undefined) return found
+    if (this.parent) return this.parent.part(owner, create)
+    const part = create()
+    this.#parts.set(owner, part)
     return part
+  }
+
+  own<T>(owner: object): T | undefined {
+    return this.#parts.get(owner) as T | undefined
+  }
+
+  set(owner: object, part: unknown): void {
+    this.#parts.set(owner, part)
   }
 }
 
@@ -23,6 +39,11 @@ const storage = new AsyncLocalStorage<Scope>()
 /** The scope this code runs in, or undefined outside of any. */
 export function currentScope(): Scope | undefined {
   return storage.getStore()
+}
+
+/** Runs `fn` in `scope`. */
+export function runInScope<Result>(scope: Scope, fn: () => Result): Result {
+  return storage.run(scope, fn)
 }
 
 /**

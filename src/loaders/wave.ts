@@ -95,6 +95,8 @@ export const NO_COUNTS: WaveCounts = Object.freeze({
 })
 
 export interface WaveEnvironment {
+  /** False: rows come from SQL alone, and nothing is filled, as inside a transaction. */
+  readonly useStore: boolean
   readonly settings: WaveSettings
   readonly flights: Flights
   readonly counts: WaveCounts
@@ -148,8 +150,8 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   counts.keys += entries.length
 
   let open = entries
-  let storeFailed = false
-  if (entries.length > 0) {
+  let storeFailed = !env.useStore
+  if (env.useStore && entries.length > 0) {
     try {
       open = yield* look(entries, env)
       counts.misses += open.length
@@ -369,7 +371,7 @@ class Load {
     const apart: Wave[] = []
     entries.forEach((entry, i) => {
       const rows = lists[i] as ResultRow[]
-      const result = this.#answer(entry, rows, apart)
+      const result = this.#answer(entry, rows, apart, lease !== null)
       opened?.[i]?.settle(result)
       if (lease) this.#give(lease, entry, Buffer.isBuffer(result) || result === 'absent' ? result : 'release')
     })
@@ -383,7 +385,7 @@ class Load {
   }
 
   /** Answers an entry with its rows, and says what others may be given. Lookups that could not get rows of their own go to `apart`. */
-  #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[]): FlightResult {
+  #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[], share: boolean): FlightResult {
     const { model, shape, lookups } = entry
     const [first, ...others] = lookups as [Lookup, ...Lookup[]]
     const [row] = rows
@@ -397,7 +399,7 @@ class Load {
       return error
     }
     // Encoded before the caller gets the row, which is theirs to change from then on.
-    const payload = this.#encode(model, shape, rows)
+    const payload = share || others.length > 0 ? this.#encode(model, shape, rows) : undefined
     first.answer(shape.kind === 'key' ? row : rows)
     if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
       for (const lookup of others)

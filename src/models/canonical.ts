@@ -28,13 +28,17 @@ export type Canonical = string | typeof IMPOSSIBLE | Uncertain | Refusal
  */
 export type Canonicalize = (value: unknown) => Canonical
 
-/** The canonicaliser for a column, or undefined when no text of ours can stand for its values (see {@link Uncertain}). */
+/** The canonicaliser for a column. Where no text of ours can stand for its values, all of them are {@link Uncertain}. */
 export function canonicalizerOf(column: ColumnInfo, dates: TableInfo['dates']): Canonicalize {
-  const exact = exactCanonicalizerOf(column, dates)
-  if (exact && column.deterministic) return exact
+  if (column.deterministic) return exactCanonicalizerOf(column, dates) ?? uncertainly(plainText)
+  // Which letters such a column calls the same is not for us to say, so they go to the database as they are.
+  return uncertainly(column.type === 'citext' ? text : (exactCanonicalizerOf(column, dates) ?? plainText))
+}
+
+function uncertainly(canonicalize: Canonicalize): Canonicalize {
   return (value) => {
-    const text = exact ? exact(value) : plainText(value)
-    return typeof text === 'string' ? new Uncertain(text) : text
+    const canonical = canonicalize(value)
+    return typeof canonical === 'string' ? new Uncertain(canonical) : canonical
   }
 }
 
@@ -48,7 +52,7 @@ function exactCanonicalizerOf(column: ColumnInfo, dates: TableInfo['dates']): Ca
     case 'int8':
       return integer(-9_223_372_036_854_775_808n, 9_223_372_036_854_775_807n)
     case 'oid':
-      return integer(0n, 4_294_967_295n)
+      return objectId
     case 'numeric':
       return decimal
     case 'float4':
@@ -59,8 +63,9 @@ function exactCanonicalizerOf(column: ColumnInfo, dates: TableInfo['dates']): Ca
       return boolean
     case 'text':
     case 'varchar':
-    case 'name':
       return text
+    case 'name':
+      return shortText
     case 'bpchar':
       return paddedText
     case 'citext':
@@ -82,6 +87,10 @@ function exactCanonicalizerOf(column: ColumnInfo, dates: TableInfo['dates']): Ca
 
 const PLAIN_INTEGER = /^(?:0|-?[1-9]\d{0,8})$/
 const INTEGER = /^\s*[+-]?\d+\s*$/
+/** `0x1F` and `1_000`, which only Postgres 16 and later read. */
+const NEWER_NUMBER = /^\s*[+-]?(?:0[xob]_?[\da-f]|\d[\d.]*_\d)/i
+/** Beyond it `String(number)` is no longer a row of digits. */
+const MAX_PRINTED_INTEGER = 1e21
 
 function integer(min: bigint, max: bigint): Canonicalize {
   const low = Math.max(Number(min), Number.MIN_SAFE_INTEGER)
@@ -92,12 +101,14 @@ function integer(min: bigint, max: bigint): Canonicalize {
       // `+ 0` folds -0, which Postgres knows no integer for, into 0.
       if (value >= low && value <= high && Number.isInteger(value)) return `${value + 0}`
       if (Number.isNaN(value)) return new Refusal('must not be NaN')
-      return Number.isInteger(value) ? big(BigInt(value)) : IMPOSSIBLE
+      if (!Number.isInteger(value) || Math.abs(value) >= MAX_PRINTED_INTEGER) return IMPOSSIBLE
+      // Beyond the safe integers the digits a number is printed with are not its exact value, but what a driver sends.
+      return big(BigInt(String(value)))
     }
     if (typeof value === 'string') {
       if (min < -32_768n && PLAIN_INTEGER.test(value)) return value
       if (INTEGER.test(value)) return big(BigInt(value.trim().replace(/^\+/, '')))
-      const number = decimal(value)
+      const number = NUMBER_WORD.test(value) ? notA('an integer', value) : decimal(value)
       if (typeof number !== 'string') return number
       return number.includes('.') ? IMPOSSIBLE : big(BigInt(number))
     }
@@ -106,44 +117,70 @@ function integer(min: bigint, max: bigint): Canonicalize {
   }
 }
 
+const anyObjectId = integer(-(2n ** 64n), 4_294_967_295n)
+
+/** Postgres counts a negative oid from the end (-1 is 4294967295), and from 16 on reads 010 as octal. */
+function objectId(value: unknown): Canonical {
+  const canonical = anyObjectId(value)
+  return typeof canonical === 'string' && /^\s*[+-]?0\d|-/.test(String(value))
+    ? new Uncertain(String(value).trim())
+    : canonical
+}
+
 const DECIMAL = /^\s*([+-]?)(\d*)(?:\.(\d*))?(?:e([+-]?\d{1,6}))?\s*$/i
-/** Postgres holds at most 131072 digits before and 16383 after the point; a longer text is not worth expanding. */
+/** A longer text is not worth expanding. */
 const MAX_DECIMAL_EXPONENT = 20_000
+/** What `numeric` holds. Beyond it Postgres fails, which must not happen in a statement that serves other lookups. */
+const MAX_WHOLE_DIGITS = 131_072
+const MAX_FRACTION_DIGITS = 16_383
+/** What Postgres reads as a number without being made of digits. No key, as NaN and the like are hardly meant as one. */
+const NUMBER_WORD = /^\s*(?:[+-]?inf(?:inity)?|nan)\s*$/i
 
 function decimal(value: unknown): Canonical {
-  if (typeof value === 'bigint') return String(value)
-  if (typeof value === 'number') {
-    if (Number.isNaN(value)) return new Refusal('must not be NaN')
-    if (!Number.isFinite(value)) return new Uncertain(value > 0 ? 'Infinity' : '-Infinity')
-  } else if (typeof value !== 'string') {
-    return notA('a number', value)
-  }
-  const match = DECIMAL.exec(String(value))
+  if (Number.isNaN(value)) return new Refusal('must not be NaN')
+  if (!isNumeral(value)) return notA('a number', value)
+  const given = String(value).trim()
+  if (NUMBER_WORD.test(given) || NEWER_NUMBER.test(given)) return new Uncertain(given)
+  const match = DECIMAL.exec(given)
   if (!match || (match[2] === '' && !match[3])) return notA('a number', value)
   const [, sign, whole = '', fraction = '', exponent = '0'] = match
   const shift = Number(exponent)
-  if (Math.abs(shift) > MAX_DECIMAL_EXPONENT) return new Uncertain(String(value).trim())
+  if (Math.abs(shift) > MAX_DECIMAL_EXPONENT) return new Uncertain(given)
   const digits = whole + fraction
   const point = whole.length + shift
   const left = (point > 0 ? digits.slice(0, point).padEnd(point, '0') : '').replace(/^0+/, '')
   const right = (point >= 0 ? digits.slice(point) : '0'.repeat(-point) + digits).replace(/0+$/, '')
+  if (left.length > MAX_WHOLE_DIGITS || right.length > MAX_FRACTION_DIGITS) return new Uncertain(given)
   if (left === '' && right === '') return '0'
   return `${sign === '-' ? '-' : ''}${left || '0'}${right && `.${right}`}`
 }
 
+const FLOAT = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i
+
 function float(value: unknown, round: (value: number) => number): Canonical {
-  let number: number
-  if (typeof value === 'number') number = value
-  else if (typeof value === 'bigint') number = Number(value)
-  else if (typeof value === 'string' && /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*$/i.test(value))
-    number = Number(value)
-  else if (typeof value === 'string' && /^-?Infinity$/.test(value)) number = Number(value)
-  else return notA('a number', value)
-  if (Number.isNaN(number)) return new Refusal('must not be NaN')
+  if (Number.isNaN(value)) return new Refusal('must not be NaN')
+  if (!isNumeral(value)) return notA('a number', value)
+  const given = String(value).trim()
+  if (given === 'Infinity' || given === '-Infinity') return given
+  if (NUMBER_WORD.test(given) || NEWER_NUMBER.test(given)) return new Uncertain(given)
+  if (!FLOAT.test(given)) return notA('a number', value)
+  const number = Number(given)
   const rounded = round(number)
-  // A finite text beyond the type's range is an error in Postgres, not infinity.
-  if (!Number.isFinite(rounded) && Number.isFinite(number)) return IMPOSSIBLE
+  if (isHalfway(number, rounded, round)) return new Uncertain(given)
+  // What is too large or too small for the type is an error in Postgres, neither infinity nor zero.
+  if (!Number.isFinite(rounded) || (rounded === 0 && /^[^e]*[1-9]/i.test(given))) return IMPOSSIBLE
   return `${rounded + 0}`
+}
+
+/** Halfway between two values of the type, digits that a JS number has no room for decide which one is meant. */
+function isHalfway(number: number, rounded: number, round: (value: number) => number): boolean {
+  if (!Number.isFinite(rounded)) return Number.isFinite(round(number * (1 - 2 ** -25)))
+  const opposite = 2 * number - rounded
+  return opposite !== rounded && round(opposite) === opposite
+}
+
+function isNumeral(value: unknown): value is number | bigint | string {
+  return typeof value === 'number' || typeof value === 'bigint' || typeof value === 'string'
 }
 
 function boolean(value: unknown): Canonical {
@@ -168,6 +205,14 @@ function plainText(value: unknown): Canonical {
   return notA('a text', value)
 }
 
+/** What `name` has room for. Postgres cuts a longer text off, and so takes it for another one. */
+const MAX_NAME_BYTES = 63
+
+function shortText(value: unknown): Canonical {
+  const plain = text(value)
+  return typeof plain === 'string' && Buffer.byteLength(plain) > MAX_NAME_BYTES ? new Uncertain(plain) : plain
+}
+
 /** `char(n)`: trailing spaces do not count. */
 function paddedText(value: unknown): Canonical {
   const plain = text(value)
@@ -178,8 +223,18 @@ function paddedText(value: unknown): Canonical {
 function caseInsensitiveText(value: unknown): Canonical {
   const plain = text(value)
   if (typeof plain !== 'string') return plain
+  return isAscii(plain) ? plain.toLowerCase() : new Uncertain(plain)
+}
+
+/** Two letters beyond ASCII are in some locales the same as an ASCII one: a lookup of 'k' finds the Kelvin sign. */
+function printedCaseInsensitiveText(value: unknown): Canonical {
+  const folded = String(value).replaceAll('\u212a', 'k').replaceAll('\u0130', 'i')
+  return isAscii(folded) ? folded.toLowerCase() : String(value)
+}
+
+function isAscii(text: string): boolean {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: the ASCII range is what is meant
-  return /^[\x01-\x7f]*$/.test(plain) ? plain.toLowerCase() : new Uncertain(plain)
+  return /^[\x01-\x7f]*$/.test(text)
 }
 
 function enumLabel(labels: ReadonlySet<string>): Canonicalize {
@@ -209,26 +264,26 @@ function bytes(value: unknown): Canonical {
   return typeof value === 'string' ? new Uncertain(value) : notA('a Buffer', value)
 }
 
-const DAY = /^(\d{4,6})-(\d\d)-(\d\d)( BC)?$/
+const DAY = /^(\d{4}|[1-9]\d{4,5})-(\d\d)-(\d\d)( BC)?$/
 const MOMENT =
-  /^(\d{4,6})-(\d\d)-(\d\d)[ T]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,6}))?(Z|\+00(?::?00)?)?( BC)?$/
+  /^(\d{4}|[1-9]\d{4,5})-(\d\d)-(\d\d)[ T]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,6}))?(Z|\+00(?::?00)?)?( BC)?$/
 
 function date(value: unknown, reading: DateReading): Canonical {
   if (value instanceof Date) return dateText(value, reading, (day, _time, era) => day + era)
-  if (typeof value !== 'string') return notA('a date', value)
+  if (typeof value !== 'string') return infinityOr('a date', value)
   const match = DAY.exec(value)
   return match && isDay(match[1], match[2], match[3], match[4]) ? value : new Uncertain(value)
 }
 
 function timestamp(value: unknown, reading: DateReading): Canonical {
   if (value instanceof Date) return dateText(value, reading, (day, time, era) => `${day} ${time}${era}`)
-  if (typeof value !== 'string') return notA('a timestamp', value)
+  if (typeof value !== 'string') return infinityOr('a timestamp', value)
   return momentText(value, false)
 }
 
 function timestamptz(value: unknown): Canonical {
   if (value instanceof Date) return dateText(value, 'utc', (day, time, era) => `${day} ${time}+00${era}`)
-  if (typeof value !== 'string') return notA('a timestamp', value)
+  if (typeof value !== 'string') return infinityOr('a timestamp', value)
   return momentText(value, true)
 }
 
@@ -241,13 +296,23 @@ function momentText(given: string, offset: boolean): Canonical {
   return `${year}-${month}-${day} ${hours}:${minutes}:${seconds}${fractionOf(fraction)}${offset ? '+00' : ''}${era}`
 }
 
+/** The driver reads `infinity` as a number. */
+function infinityOr(wanted: string, value: unknown): Canonical {
+  if (value === Number.POSITIVE_INFINITY) return new Uncertain('infinity')
+  return value === Number.NEGATIVE_INFINITY ? new Uncertain('-infinity') : notA(wanted, value)
+}
+
 /** A day that is in no calendar is an error in Postgres, and must not reach a statement that serves other lookups. */
 function isDay(year = '', month = '', day = '', era = ''): boolean {
   const [y, m, d] = [era ? 1 - Number(year) : Number(year), Number(month), Number(day)]
-  // Postgres takes days up to the year 294276 as timestamps; within 200000 every type agrees.
-  if (m < 1 || m > 12 || d < 1 || Number(year) === 0 || Math.abs(y) > (era ? 4_700 : 200_000)) return false
+  if (m < 1 || m > 12 || d < 1 || Number(year) === 0 || !isYear(y)) return false
   const leap = y % 4 === 0 && (y % 100 !== 0 || y % 400 === 0)
   return d <= (m === 2 ? (leap ? 29 : 28) : m === 4 || m === 6 || m === 9 || m === 11 ? 30 : 31)
+}
+
+/** Postgres takes days from 4714 BC to the year 294276 as timestamps, and others as dates; here every type agrees. */
+function isYear(year: number): boolean {
+  return year > -4_700 && year <= 200_000
 }
 
 function dateText(
@@ -269,11 +334,12 @@ function dateText(
   const rest = iso.slice(iso.indexOf('T') - 6)
   // There is no year 0: JS's year 0 is 1 BC.
   const printed = String(year > 0 ? year : 1 - year).padStart(4, '0')
-  return print(
+  const text = print(
     printed + rest.slice(0, 6),
     rest.slice(7, 15) + fractionOf(rest.slice(16, 19)),
     year > 0 ? '' : ' BC',
   )
+  return isYear(year) ? text : new Uncertain(text)
 }
 
 function localAsUtc(value: Date): number {
@@ -296,3 +362,25 @@ function notA(wanted: string, value: unknown): Refusal {
         : `the ${typeof value} ${String(value).slice(0, 60)}`
   return new Refusal(`must be ${wanted}, but is ${given}`)
 }
+
+/**
+ * The canonical text of a value Postgres has printed (ISO dates in UTC, hex bytea): what an exact lookup of it comes
+ * to. A text that no lookup is exact for stays as it is: nothing is cached under it.
+ *
+ * @param type the base type, as {@link ColumnInfo.type}
+ */
+export function canonicalPrint(type: string, printed: string): string {
+  const canonicalize = PRINTED[type]
+  const canonical = canonicalize?.(printed)
+  return typeof canonical === 'string' ? canonical : printed
+}
+
+/** The types whose equal values Postgres prints differently, or prints otherwise than JS. */
+const PRINTED: Readonly<Record<string, Canonicalize>> = Object.assign(Object.create(null), {
+  numeric: decimal,
+  float4: (value: unknown) => float(value, Math.fround),
+  float8: (value: unknown) => float(value, Number),
+  bpchar: paddedText,
+  citext: printedCaseInsensitiveText,
+  bool: boolean,
+})

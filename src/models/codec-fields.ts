@@ -225,7 +225,6 @@ function readSlice(reader: RowReader): Buffer | null {
   if (code === NULL) return null
   const start = reader.at
   reader.at += code - 1
-  if (reader.at > reader.end) throw DAMAGED
   return reader.bytes.subarray(start, reader.at)
 }
 

@@ -112,24 +112,25 @@ export class RowForms {
   #lookUp(record: Buffer, offset: number): RowBuilder | undefined {
     const header = record.toString('latin1', offset, offset + this.headerSize)
     if (header.length !== this.headerSize || !header.startsWith(this.#prefix)) return undefined
-    const known = this.#builders.get(header)
-    const builder = known ?? this.#make(header.slice(this.#prefix.length))
+    const builder = this.#builders.get(header) ?? this.#make(header)
     if (builder === undefined) return undefined
-    if (known === undefined && this.#builders.size < COMPILED_FORMS) this.#builders.set(header, builder)
     this.#lastHeader = Buffer.from(header, 'latin1')
     this.#lastBuilder = builder
     return builder
   }
 
-  #make(tags: string): RowBuilder | undefined {
+  #make(header: string): RowBuilder | undefined {
     const types: FieldType[] = []
     for (const [i, context] of this.#contexts.entries()) {
-      const type = fieldType(tags.charAt(i), context)
+      const type = fieldType(header.charAt(this.#prefix.length + i), context)
       if (type === undefined) return undefined
       types.push(type)
     }
     const columns = this.#contexts.map(({ column }) => column)
-    return this.#builders.size < COMPILED_FORMS ? compileBuilder(columns, types) : loopBuilder(columns, types)
+    if (this.#builders.size >= COMPILED_FORMS) return loopBuilder(columns, types)
+    const builder = compileBuilder(columns, types)
+    this.#builders.set(header, builder)
+    return builder
   }
 }
 

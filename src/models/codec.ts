@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { ByteSink, readVarint } from './codec-bytes.ts'
-import { DAMAGED, RowFormError, UnstorableValueError } from './codec-errors.ts'
+import { RowFormError, UnstorableValueError } from './codec-errors.ts'
 import { RowReader, RowWriter } from './codec-fields.ts'
 import { type FieldType, fieldType, RowForms } from './codec-forms.ts'
 import { type ColumnContext, MAX_VALUE_TYPES, mergeTags, Tag, tagOf, type ValueType } from './codec-values.ts'
@@ -141,10 +141,9 @@ class CompactRowCodec implements RowCodec {
       const rows: Record<string, unknown>[] = []
       for (let left = readVarint(cursor); left > 0; left--) {
         const size = readVarint(cursor)
-        const end = cursor.at + size
-        if (end > record.length) throw DAMAGED
-        rows.push(build(new RowReader(record, cursor.at, end)))
-        cursor.at = end
+        const start = cursor.at
+        cursor.at += size
+        rows.push(build(new RowReader(record, start, cursor.at)))
       }
       return cursor.at === record.length ? rows : undefined
     } catch {

@@ -26,6 +26,17 @@ export interface ModelMeta<Field extends string = string> {
   readonly normalize?: { readonly [F in Field]?: (value: never) => unknown }
   /** A longer list is answered, but not cached. Default 10,000. */
   readonly maxListRows?: number
+  /**
+   * `'default'`: a read that starts after a write through Loadstone returned sees it. `'strict'`: and nobody ever
+   * sees the new value and then the old one; writes cost one more trip to the store, before COMMIT, and fail when it
+   * cannot be made. See the table of guarantees in the README.
+   */
+  readonly consistency?: 'default' | 'strict'
+  /**
+   * What a write to a strict model does when the store cannot be reached before COMMIT. `'abort'` (the default): it
+   * is rolled back with StrictWriteError. `'proceed'`: it goes on with the promises of `'default'`.
+   */
+  readonly onRedisDown?: 'abort' | 'proceed'
 }
 
 /** A model as declared: nothing the database has to be asked for. */
@@ -42,6 +53,9 @@ export interface ModelDefinition {
   readonly negativeTtlMs: number
   readonly version: number
   readonly maxListRows: number
+  readonly consistency: 'default' | 'strict'
+  /** What a write does without the store; undefined for a model that is not strict. */
+  readonly strictness: 'abort' | 'proceed' | undefined
 }
 
 const META_NAMES = [
@@ -54,6 +68,8 @@ const META_NAMES = [
   'orderBy',
   'normalize',
   'maxListRows',
+  'consistency',
+  'onRedisDown',
 ]
 
 /** Room above it is left for "every value that is there is older", see stores/entry.ts. */
@@ -95,7 +111,21 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     negativeTtlMs: durationMs(at('negativeTtl'), meta.negativeTtl ?? Math.min(ttlMs, 3_600_000)),
     version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
     maxListRows: integerOption(at('maxListRows'), meta.maxListRows ?? 10_000, 0),
+    ...strictnessOf(at, meta),
   })
+}
+
+function strictnessOf(
+  at: (option: string) => string,
+  { consistency = 'default', onRedisDown = 'abort' }: ModelMeta,
+): Pick<ModelDefinition, 'consistency' | 'strictness'> {
+  if (consistency !== 'default' && consistency !== 'strict') {
+    throw new OptionError(at('consistency'), "'default' or 'strict'", consistency)
+  }
+  if (onRedisDown !== 'abort' && onRedisDown !== 'proceed') {
+    throw new OptionError(at('onRedisDown'), "'abort' or 'proceed'", onRedisDown)
+  }
+  return { consistency, strictness: consistency === 'strict' ? onRedisDown : undefined }
 }
 
 function fieldLists(option: string, given: unknown): readonly (readonly string[])[] {
@@ -117,7 +147,7 @@ function fieldList(option: string, given: unknown): readonly string[] {
 function refuseTwins(model: string, shapes: readonly Shape[]): void {
   const seen = new Set<string>()
   for (const { fields, kind } of shapes) {
-    const set = [...fields].sort().join()
+    const set = JSON.stringify([...fields].sort())
     if (seen.has(set)) throw new ModelError(model, `${kind}Fields [${fields.join(', ')}] are declared twice`)
     seen.add(set)
   }
@@ -142,6 +172,8 @@ function normalizersOf(
   given: object,
   shapes: readonly Shape[],
 ): ModelDefinition['normalize'] {
+  if (typeof given !== 'object' || Array.isArray(given))
+    throw new OptionError(option, 'an object of functions, one per field', given)
   for (const [field, normalize] of Object.entries(given)) {
     if (typeof normalize !== 'function') throw new OptionError(`${option}.${field}`, 'a function', normalize)
     if (!shapes.some((shape) => shape.fields.includes(field))) {

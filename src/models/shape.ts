@@ -1,4 +1,4 @@
-import { InvalidKeyError } from '../errors.ts'
+import { InvalidKeyError, show } from '../errors.ts'
 import { type Canonicalize, IMPOSSIBLE, Refusal, Uncertain } from './canonical.ts'
 import { escapeKeyPart, keyOf } from './key.ts'
 
@@ -68,10 +68,11 @@ export function createAddressOf(
       return text === IMPOSSIBLE ? null : text
     })
     if (nowhere) route = 'nowhere'
-    // Only exact texts make a cache key. The others must not meet one in the memo: '#' starts no escaped value.
-    const key =
-      route === 'store' ? keyOf(prefix, texts) : `${prefix}##${route}:${uncertainKey(values, fields)}`
-    return { key, texts, route }
+    if (route === 'store') return { key: keyOf(prefix, texts), texts, route }
+    // Only exact texts make a cache key. The others must not meet one in the memo: '#' starts no escaped value. Where
+    // no row can match, all that differs is what the error says was asked for.
+    const told = nowhere ? fields.map((field) => show(values[field])) : texts
+    return { key: keyOf(`${prefix}##${route}:`, told), texts, route }
   }
   if (fields.length > 1) return general
   const [field] = fields as [string]
@@ -81,8 +82,4 @@ export function createAddressOf(
     const texts = [text]
     return { key: keyOf(prefix, texts), texts, route: 'store' }
   }
-}
-
-function uncertainKey(values: Readonly<Record<string, unknown>>, fields: readonly string[]): string {
-  return fields.map((field) => `${typeof values[field]} ${escapeKeyPart(String(values[field]))}`).join(',')
 }

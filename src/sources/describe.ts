@@ -100,7 +100,7 @@ async function readCatalog(db: Database, table: string): Promise<CatalogTable | 
       'schema', n.nspname, 'name', c.relname, 'asciiLower', lower('I') = 'i',
       'columns', (
         select json_agg(json_build_object(
-          'name', a.attname, 'type', base.typname, 'sqlType', format_type(base.oid, null),
+          'name', a.attname, 'type', base.typname, 'sqlType', format_type(base.oid, -1),
           'nullable', not a.attnotnull, 'deterministic', coalesce(co.collisdeterministic, true),
           'labels', (select json_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = base.oid)
         ) order by a.attnum)

@@ -88,12 +88,6 @@ export function answerRecord(schema: number, epoch: Buffer, payload: Buffer | nu
   return record
 }
 
-export function schemaBytes(schema: number): Buffer {
-  const bytes = Buffer.allocUnsafe(2)
-  bytes.writeUInt16BE(schema)
-  return bytes
-}
-
 export interface Intent {
   readonly token: string
   /** Milliseconds since 1970, by the store's clock. */

@@ -82,12 +82,17 @@ export class MemoryStore implements CacheStore {
     return stored
   }
 
-  async intend(keys: readonly string[], token: string, ttlMs: number): Promise<void> {
+  get session(): unknown {
+    return this
+  }
+
+  async intend(keys: readonly string[], token: string, ttlMs: number): Promise<unknown> {
     const now = this.#now()
     for (const key of keys) {
       const others = this.#intents(key).filter((intent) => intent.deadline > now && intent.token !== token)
       this.#setIntents(key, [{ token, deadline: now + ttlMs }, ...others], now)
     }
+    return this
   }
 
   async clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void> {

@@ -1,6 +1,6 @@
 import { messageOf, StoreUnavailableError } from '../errors.ts'
 import { checkOptionNames, type Duration, durationMs } from '../options.ts'
-import { answerRecord, isOfOtherEpoch, schemaBytes } from './entry.ts'
+import { answerRecord, isOfOtherEpoch } from './entry.ts'
 import { ACQUIRE, CLEAR, FILL, INTEND, SCRIPTS, type Script } from './scripts.ts'
 import { type Acquired, type CacheStore, type Fill, type Lease, newToken } from './store.ts'
 
@@ -77,6 +77,9 @@ export class RedisStore implements CacheStore {
       autoResendUnfulfilledCommands: false,
       maxRetriesPerRequest: 0,
       enableAutoPipelining: false,
+      stringNumbers: false,
+      // A master that was demoted: the connection anew finds out who is master now. Nothing is sent again.
+      reconnectOnError: (error: Error) => error.message.includes('READONLY'),
       connectTimeout: 2000,
       retryStrategy: (attempt: number) => Math.min(50 * attempt, 500),
     }) as Connection
@@ -117,7 +120,7 @@ export class RedisStore implements CacheStore {
       lease.token,
       leaseMs,
       session.epoch,
-      ...schemas.slice(from, to).map(schemaBytes),
+      ...schemas.slice(from, to),
     ])
     return { lease, records: (replies as (Buffer | null)[][]).flat() }
   }
@@ -139,9 +142,14 @@ export class RedisStore implements CacheStore {
     return (replies as number[]).reduce((sum, stored) => sum + stored, 0)
   }
 
-  async intend(keys: readonly string[], token: string, ttlMs: number): Promise<void> {
-    await this.#open()
+  get session(): unknown {
+    return this.#session
+  }
+
+  async intend(keys: readonly string[], token: string, ttlMs: number): Promise<unknown> {
+    const session = await this.#open()
     await this.#run(INTEND, keys, () => [token, ttlMs])
+    return session
   }
 
   async clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void> {
@@ -161,7 +169,7 @@ export class RedisStore implements CacheStore {
         this.#connection.scan(
           cursor,
           'MATCH',
-          `${escapeGlob(this.#keyPrefix)}${prefix}*`,
+          `${escapeGlob(this.#keyPrefix + prefix)}*`,
           'COUNT',
           SCAN_COUNT,
         ),
@@ -180,6 +188,7 @@ export class RedisStore implements CacheStore {
   }
 
   #mget(keys: readonly string[]): Promise<(Buffer | null)[]> {
+    if (keys.length === 0) return Promise.resolve([])
     if (keys.length <= GET_CHUNK) return this.#connection.mgetBuffer(keys)
     return Promise.all(chunks(keys, GET_CHUNK).map((chunk) => this.#connection.mgetBuffer(chunk))).then(
       (all) => all.flat(),

@@ -15,10 +15,11 @@ function script(name: string, source: string): Script {
   return { name, source, sha: createHash('sha1').update(source).digest('hex') }
 }
 
-// KEYS: n keys. ARGV: token, lease ms, epoch, then n schemas (2 bytes each).
+// KEYS: n keys. ARGV: token, lease ms, epoch, then n schema numbers.
 // Reply, per key: nil = granted, else the record that is there.
 // Anything that is no record of ours, a hash or list included (pcall: GET refuses those), is taken over.
-// A value of a higher schema is left alone, so that old and new code side by side do not thrash.
+// A value of a higher schema is left alone, so that old and new code side by side do not thrash. Compared as numbers:
+// Lua compares texts by the locale of the server, which is not the order of their bytes.
 export const ACQUIRE = script(
   'acquire',
   `local out = {}
@@ -29,7 +30,9 @@ for i, key in ipairs(KEYS) do
     local t = string.byte(c)
     if t == 76 then keep = #c == 17
     elseif t == 87 then keep = #c > 1 and (#c - 1) % 29 == 0
-    elseif t == 86 or t == 78 then keep = string.sub(c, 4, 7) == ARGV[3] and string.sub(c, 2, 3) >= ARGV[3 + i] end
+    elseif t == 86 or t == 78 then
+      keep = string.sub(c, 4, 7) == ARGV[3] and string.byte(c, 2) * 256 + string.byte(c, 3) >= tonumber(ARGV[3 + i])
+    end
   end
   if keep then out[i] = c
   else
@@ -72,7 +75,7 @@ for _, key in ipairs(KEYS) do
   if type(c) == 'string' and string.byte(c) == 87 then
     for i = 2, #c, 29 do
       local e = tonumber(string.sub(c, i + 16, i + 28))
-      if e > now and string.sub(c, i, i + 15) ~= ARGV[1] then
+      if e and e > now and string.sub(c, i, i + 15) ~= ARGV[1] then
         rec = rec .. string.sub(c, i, i + 28)
         if e > last then last = e end
       end
@@ -106,7 +109,7 @@ for _, key in ipairs(KEYS) do
     for i = 2, #c, 29 do
       local e = tonumber(string.sub(c, i + 16, i + 28))
       if string.sub(c, i, i + 15) == ARGV[1] then mine = true
-      elseif e > now then
+      elseif e and e > now then
         rec = rec .. string.sub(c, i, i + 28)
         if e > last then last = e end
       end

@@ -6,6 +6,9 @@ import { randomBytes } from 'node:crypto'
  * happened; none is ever sent again by the store.
  */
 export interface CacheStore {
+  /** Stands for the connection to one master; another value, or undefined, when it is gone. To be compared only. */
+  readonly session: unknown
+
   /** One round trip. A value filled under another master comes back as null: it is not believed. */
   getMany(keys: readonly string[]): Promise<(Buffer | null)[]>
 
@@ -20,8 +23,11 @@ export interface CacheStore {
   /** Stores what was loaded where the key still holds the lease. Returns how many were stored. */
   fill(lease: Lease, fills: readonly Fill[]): Promise<number>
 
-  /** Puts a write intent on each key, or renews it. Whatever value or lease was there is gone. */
-  intend(keys: readonly string[], token: string, ttlMs: number): Promise<void>
+  /**
+   * Puts a write intent on each key, or renews it. Whatever value or lease was there is gone. Resolves to the
+   * {@link session} it was done in: in that one, the intents are in force until their ttl is over.
+   */
+  intend(keys: readonly string[], token: string, ttlMs: number): Promise<unknown>
 
   /**
    * Takes the intent of `token` away. With `committed`, a value or lease is deleted too: the value may be old, the

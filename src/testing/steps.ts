@@ -37,10 +37,10 @@ export interface Steps {
  * ```
  */
 export function holdSteps<DB>(cache: Cache<DB>): Steps {
-  const { driver } = insidesOf(cache)
+  const { hook } = insidesOf(cache)
   const held: HeldStep[] = []
   const waiting: { op: Trip['op'] | undefined; found: (step: HeldStep) => void }[] = []
-  driver.gate = (step, take) =>
+  hook.gate = (step, take) =>
     new Promise((resolve, reject) => {
       const leave = () => {
         const at = held.indexOf(heldStep)
@@ -73,7 +73,7 @@ export function holdSteps<DB>(cache: Cache<DB>): Steps {
     next,
     take: async (op) => (await next(op)).take(),
     release() {
-      driver.gate = undefined
+      hook.gate = undefined
       for (const step of [...held]) void step.take()
     },
   }

@@ -1,0 +1,176 @@
+import { CompiledQuery } from 'kysely'
+import { type Commit, type CommitStep, commitTransaction, UnknownOutcome } from './commit.ts'
+import { INTERNAL, outboxExists, type RunRaw, readOutcome, readOwnRows } from './outbox-rows.ts'
+import { clearTouched, type InvalidationParty } from './party.ts'
+
+/** A transaction that is about to be committed, on its own connection. */
+export interface OpenTransaction {
+  run: RunRaw
+  commit(): Promise<void>
+  rollback(): Promise<void>
+}
+
+type Step = CommitStep<InvalidationParty>
+
+/** How long a missing outbox is taken for missing, ms: it may be installed while this process runs. */
+const RECHECK_MS = 5000
+
+/** Drives the write path: asks the database and the stores for what a {@link Commit} yields. */
+export class Committer {
+  readonly #parties: ReadonlySet<InvalidationParty>
+  #outbox: 'there' | { readonly missingAt: number } | undefined
+
+  constructor(parties: ReadonlySet<InvalidationParty>) {
+    this.#parties = parties
+  }
+
+  /** Whether anybody is to be told of commits. */
+  get needed(): boolean {
+    return this.#parties.size > 0
+  }
+
+  /** Rejects what COMMIT rejected with; StrictWriteError or CommitOutcomeUnknownError. */
+  async commit(transaction: OpenTransaction): Promise<void> {
+    if (!(await this.#installed(transaction.run))) return transaction.commit()
+    const run = new CommitRun(transaction, [...this.#parties])
+    await run.drive(commitTransaction([...this.#parties]))
+  }
+
+  async #installed(run: RunRaw): Promise<boolean> {
+    if (this.#outbox === 'there') return true
+    if (this.#outbox && Date.now() - this.#outbox.missingAt < RECHECK_MS) return false
+    try {
+      this.#outbox = (await outboxExists(run)) ? 'there' : { missingAt: Date.now() }
+    } catch (error) {
+      if (isAborted(error)) return false
+      throw error
+    }
+    return this.#outbox === 'there'
+  }
+}
+
+class CommitRun {
+  readonly #transaction: OpenTransaction
+  readonly #parties: readonly InvalidationParty[]
+  /** When and on which connection the last intents were taken, per party. */
+  readonly #intended = new Map<InvalidationParty, { readonly session: unknown; readonly at: number }>()
+
+  constructor(transaction: OpenTransaction, parties: readonly InvalidationParty[]) {
+    this.#transaction = transaction
+    this.#parties = parties
+  }
+
+  async drive(commit: Commit<InvalidationParty>): Promise<void> {
+    let resume = () => commit.next()
+    for (;;) {
+      const { done, value: step } = resume()
+      if (done) return
+      try {
+        const answer = (await this.#perform(step)) as never
+        resume = () => commit.next(answer)
+      } catch (error) {
+        resume = () => commit.throw(error)
+      }
+    }
+  }
+
+  async #perform(step: Step): Promise<unknown> {
+    switch (step.op) {
+      case 'ownRows':
+        return this.#ownRows(step.strict)
+      case 'intend':
+        return this.#intend(step.party, step.keys, step.token)
+      case 'commit':
+        return this.#commit(step)
+      case 'rollback':
+        return this.#transaction.rollback()
+      case 'outcome':
+        return readOutcome((this.#parties[0] as InvalidationParty).db, step.xid)
+      case 'clear':
+        return this.#clear(step)
+      case 'inForce':
+        return this.#inForce(step.party)
+      case 'forget':
+        return step.party.forget(step.touched)
+      case 'delete':
+        return step.party.deleteSoon(step.rows)
+      case 'sleep':
+        return new Promise((resolve) => setTimeout(resolve, step.ms))
+    }
+  }
+
+  async #ownRows(strict: boolean) {
+    const { run } = this.#transaction
+    try {
+      // What deferred constraint triggers write must get its intents too, so they run now and not in COMMIT.
+      if (strict) await run(rawInternal('set constraints all immediate'))
+      return await readOwnRows(run)
+    } catch (error) {
+      // COMMIT of a failed transaction is a rollback, and says so itself.
+      if (isAborted(error)) return { xid: null, rows: [] }
+      throw error
+    }
+  }
+
+  async #intend(party: InvalidationParty, keys: readonly string[], token: string): Promise<void> {
+    // Taken before the trip: the store's clock starts later than ours, so we never think it longer in force than it is.
+    const at = Date.now()
+    this.#intended.set(party, { session: await party.store.intend(keys, token, party.intentTtlMs), at })
+  }
+
+  async #commit({ intents }: Extract<Step, { op: 'commit' }>): Promise<void> {
+    const renew = () => {
+      for (const { party, keys, token } of intents) {
+        // A renewal that fails leaves the intents as they were, until their deadline.
+        this.#intend(party, keys, token).catch(() => undefined)
+      }
+    }
+    const everyMs = Math.min(...intents.map(({ party }) => party.intentTtlMs)) / 3
+    const timer = intents.length > 0 ? setInterval(renew, everyMs) : undefined
+    try {
+      await this.#transaction.commit()
+    } catch (error) {
+      throw isDefinite(error) ? error : new UnknownOutcome(error)
+    } finally {
+      clearInterval(timer)
+    }
+  }
+
+  async #clear({ party, touched, token, committed }: Extract<Step, { op: 'clear' }>): Promise<void> {
+    const cleared = clearTouched(party.store, touched, token, committed)
+    try {
+      await cleared
+      if (committed) party.counters.cleared += touched.keys.length
+    } catch (error) {
+      if (committed) party.counters.deferred++
+      throw error
+    }
+  }
+
+  #inForce(party: InvalidationParty): boolean {
+    const intended = this.#intended.get(party)
+    return (
+      intended !== undefined &&
+      intended.session === party.store.session &&
+      Date.now() - intended.at < party.intentTtlMs
+    )
+  }
+}
+
+function rawInternal(text: string): CompiledQuery {
+  return CompiledQuery.raw(`${INTERNAL} ${text}`)
+}
+
+/** Whether the server itself said no, and lived to say so. Then nothing was committed. */
+function isDefinite(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  // Kysely's word for a COMMIT that the server answered with ROLLBACK.
+  if (error.name === 'AbortedTransactionError' || error.constructor.name === 'AbortedTransactionError')
+    return true
+  return (error as { severity?: unknown }).severity === 'ERROR'
+}
+
+/** "current transaction is aborted, commands ignored until end of transaction block" */
+function isAborted(error: unknown): boolean {
+  return (error as { code?: unknown } | null)?.code === '25P02'
+}

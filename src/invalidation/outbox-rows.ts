@@ -1,0 +1,83 @@
+import { CompiledQuery, sql } from 'kysely'
+import type { OutboxRow } from '../models/touched.ts'
+import type { Database } from '../sources/database.ts'
+import type { Outcome, OwnRows } from './commit.ts'
+
+/** Begins every statement of ours, so that the dialect does not take it for a statement of the application. */
+export const INTERNAL = '/* loadstone */'
+
+interface Result {
+  readonly rows: readonly unknown[]
+}
+
+/** Runs a statement without parameters on the connection of a transaction. */
+export type RunRaw = (query: CompiledQuery) => Promise<Result>
+
+const PENDING = `json_agg(json_build_object(
+  'namespace', o.namespace, 'xid', o.xid::text, 'id', o.id::text, 'model', o.model, 'touched', o.touched))::text`
+
+/** Whether the outbox is there. Never fails, so it may be asked inside a transaction. */
+export async function outboxExists(run: RunRaw): Promise<boolean> {
+  const { rows } = await run(
+    CompiledQuery.raw(`${INTERNAL} select (to_regclass('loadstone.outbox') is not null)::text as found`),
+  )
+  return (rows[0] as { found: string }).found === 'true'
+}
+
+/** The outbox rows that the transaction on this connection has written so far. */
+export async function readOwnRows(run: RunRaw): Promise<OwnRows> {
+  const { rows } = await run(
+    CompiledQuery.raw(`${INTERNAL} select pg_current_xact_id_if_assigned()::text as xid,
+      (select ${PENDING} from loadstone.outbox o where o.xid = pg_current_xact_id_if_assigned()) as pending`),
+  )
+  const { xid, pending } = rows[0] as { xid: string | null; pending: string | null }
+  return { xid, rows: parseRows(pending) }
+}
+
+export interface Backlog {
+  readonly rows: readonly OutboxRow[]
+  /** Age of the oldest row of the namespace, ms; 0 when there is none. */
+  readonly lagMs: number
+}
+
+/**
+ * Takes committed rows that nobody else is taking, oldest transactions first, for the rest of this transaction.
+ *
+ * @param graceMs younger rows are left to the process that wrote them
+ */
+export async function takeRows(
+  db: Database,
+  namespace: string,
+  limit: number,
+  graceMs: number,
+): Promise<Backlog> {
+  const { rows } = await sql<{ pending: string | null; lag: string | null }>`${sql.raw(INTERNAL)}
+    with oldest as (
+      select extract(epoch from clock_timestamp() - min(at)) * 1000 as lag from loadstone.outbox where namespace = ${namespace}
+    ), o as (
+      select * from loadstone.outbox
+      where namespace = ${namespace} and at <= clock_timestamp() - ${graceMs}::float8 * interval '1 ms'
+      order by xid, id limit ${limit} for update skip locked
+    )
+    select (select ${sql.raw(PENDING)} from o) as pending, (select lag::text from oldest) as lag`.execute(db)
+  const { pending, lag } = rows[0] as { pending: string | null; lag: string | null }
+  return { rows: parseRows(pending), lagMs: Math.max(0, Math.round(Number(lag ?? 0))) }
+}
+
+export async function deleteRows(db: Database, rows: readonly OutboxRow[]): Promise<void> {
+  await sql`${sql.raw(INTERNAL)} delete from loadstone.outbox where (namespace, xid, id) in (
+    select n, x::xid8, i::bigint from unnest(${rows.map(({ namespace }) => namespace)}::text[],
+      ${rows.map(({ xid }) => xid)}::text[], ${rows.map(({ id }) => id)}::text[]) as t(n, x, i))`.execute(db)
+}
+
+/** What became of a transaction. */
+export async function readOutcome(db: Database, xid: string): Promise<Outcome> {
+  const { rows } = await sql<{
+    status: Outcome | null
+  }>`${sql.raw(INTERNAL)} select pg_xact_status(${xid}::text::xid8) as status`.execute(db)
+  return rows[0]?.status ?? 'unknown'
+}
+
+function parseRows(pending: string | null): OutboxRow[] {
+  return pending === null ? [] : (JSON.parse(pending) as OutboxRow[])
+}
