@@ -127,6 +127,7 @@ function planOf<Party extends CommitParty>(party: Party, all: readonly OutboxRow
 /** Before COMMIT: an intent on every key of a strict model. With any one missing, a reader could fill the old row. */
 function* intend<Party>(
   plans: readonly Plan<Party>[],
+  token: () => string,
 ): Generator<CommitStep<Party>, readonly Intents<Party>[], never> {
   const intents: Intents<Party>[] = []
   for (const { party, strictKeys, strictModels, tooMuch, mayProceed } of plans) {
