@@ -32,6 +32,11 @@ export interface CacheOptions<DB> {
    * keys uncached for so long.
    */
   readonly intentTtl?: Duration
+  /**
+   * How many Redis replicas must have a write intent before COMMIT. Default 0. As many as there are: `strict` holds
+   * through a failover, and strict writes fail while one of them is away.
+   */
+  readonly intentReplicas?: number
   /** A longer encoded value is answered, but not cached. Default 1 MiB. */
   readonly maxValueBytes?: number
   /** A statement that writes more rows of a model is recorded as one that wrote all of them. Default 10,000. Takes effect with `install()`. */
@@ -65,6 +70,7 @@ const OPTION_NAMES = [
   'storeTimeout',
   'leaseTtl',
   'intentTtl',
+  'intentReplicas',
   'maxValueBytes',
   'maxTouchedRows',
   'memory',
@@ -79,6 +85,7 @@ export interface ResolvedOptions<DB> {
   readonly ttlMs: number
   readonly storeTimeoutMs: number
   readonly intentTtlMs: number
+  readonly intentReplicas: number
   readonly maxTouchedRows: number
   readonly memory: MemoryStoreOptions | undefined
   readonly valueTypes: readonly ValueType[]
@@ -116,6 +123,7 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
     ttlMs: durationMs('ttl', given.ttl ?? '7d'),
     storeTimeoutMs: durationMs('storeTimeout', given.storeTimeout ?? '50ms'),
     intentTtlMs: durationMs('intentTtl', given.intentTtl ?? '30s', 100),
+    intentReplicas: integerOption('intentReplicas', given.intentReplicas ?? 0, 0),
     maxTouchedRows: integerOption('maxTouchedRows', given.maxTouchedRows ?? 10_000, 1, 1_000_000),
     wave: {
       leaseMs: durationMs('leaseTtl', given.leaseTtl ?? '6s'),

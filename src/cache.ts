@@ -97,7 +97,7 @@ export interface Cache<DB> {
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const { db, redis, namespace, ...settings } = resolveOptions(options)
   const store = redis
-    ? new RedisStore(redis, { timeout: settings.storeTimeoutMs })
+    ? new RedisStore(redis, { timeout: settings.storeTimeoutMs, intentReplicas: settings.intentReplicas })
     : new MemoryStore(settings.memory)
   const database = db as unknown as Database
   const source = new KyselySource(database)

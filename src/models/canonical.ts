@@ -91,6 +91,8 @@ const INTEGER = /^\s*[+-]?\d+\s*$/
 const NEWER_NUMBER = /^\s*[+-]?(?:0[xob]_?[\da-f]|\d[\d.]*_\d)/i
 /** Beyond it `String(number)` is no longer a row of digits. */
 const MAX_PRINTED_INTEGER = 1e21
+/** Longer texts are either padded with zeros or out of every range: not worth a BigInt of a million digits. */
+const MAX_INTEGER_LENGTH = 25
 
 function integer(min: bigint, max: bigint): Canonicalize {
   const low = Math.max(Number(min), Number.MIN_SAFE_INTEGER)
@@ -107,10 +109,11 @@ function integer(min: bigint, max: bigint): Canonicalize {
     }
     if (typeof value === 'string') {
       if (min < -32_768n && PLAIN_INTEGER.test(value)) return value
-      if (INTEGER.test(value)) return big(BigInt(value.trim().replace(/^\+/, '')))
+      if (value.length <= MAX_INTEGER_LENGTH && INTEGER.test(value))
+        return big(BigInt(value.trim().replace(/^\+/, '')))
       const number = NUMBER_WORD.test(value) ? notA('an integer', value) : decimal(value)
       if (typeof number !== 'string') return number
-      return number.includes('.') ? IMPOSSIBLE : big(BigInt(number))
+      return number.length > MAX_INTEGER_LENGTH || number.includes('.') ? IMPOSSIBLE : big(BigInt(number))
     }
     if (typeof value === 'bigint') return big(value)
     return notA('an integer', value)
@@ -149,7 +152,7 @@ function decimal(value: unknown): Canonical {
   const digits = whole + fraction
   const point = whole.length + shift
   const left = (point > 0 ? digits.slice(0, point).padEnd(point, '0') : '').replace(/^0+/, '')
-  const right = (point >= 0 ? digits.slice(point) : '0'.repeat(-point) + digits).replace(/0+$/, '')
+  const right = trimEnd(point >= 0 ? digits.slice(point) : '0'.repeat(-point) + digits, '0')
   if (left.length > MAX_WHOLE_DIGITS || right.length > MAX_FRACTION_DIGITS) return new Uncertain(given)
   if (left === '' && right === '') return '0'
   return `${sign === '-' ? '-' : ''}${left || '0'}${right && `.${right}`}`
@@ -216,7 +219,14 @@ function shortText(value: unknown): Canonical {
 /** `char(n)`: trailing spaces do not count. */
 function paddedText(value: unknown): Canonical {
   const plain = text(value)
-  return typeof plain === 'string' ? plain.replace(/ +$/, '') : plain
+  return typeof plain === 'string' ? trimEnd(plain, ' ') : plain
+}
+
+/** A loop, as `/ +$/` takes quadratic time for long runs that are not at the end. */
+function trimEnd(text: string, char: string): string {
+  let end = text.length
+  while (end > 0 && text[end - 1] === char) end--
+  return text.slice(0, end)
 }
 
 /** Beyond ASCII, what counts as the same letter depends on the database's locale. */
@@ -349,7 +359,7 @@ function localAsUtc(value: Date): number {
 }
 
 function fractionOf(digits: string | undefined): string {
-  const kept = digits?.replace(/0+$/, '')
+  const kept = trimEnd(digits ?? '', '0')
   return kept ? `.${kept}` : ''
 }
 

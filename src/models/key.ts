@@ -7,7 +7,7 @@ const MAX_VALUES_LENGTH = 160
 const NULL_TEXT = '~'
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: keys are shown in terminals, so none may hold a control character
-const SPECIAL = /[%:,~#[\]*?\\\x00-\x20\x7f]/
+const SPECIAL = /[%:,~#[\]*?\\\x00-\x20\x7f-\x9f]/
 const SPECIALS = new RegExp(SPECIAL.source, 'g')
 
 /**

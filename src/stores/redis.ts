@@ -1,5 +1,5 @@
 import { messageOf, StoreUnavailableError } from '../errors.ts'
-import { checkOptionNames, type Duration, durationMs } from '../options.ts'
+import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
 import { ACQUIRE, CLEAR, FILL, INTEND, SCRIPTS, type Script } from './scripts.ts'
 import { type Acquired, type CacheStore, type Fill, type Lease, newToken } from './store.ts'
@@ -17,7 +17,7 @@ interface Connection {
   readonly status: string
   readonly options: { readonly keyPrefix?: string }
   connect(): Promise<void>
-  disconnect(): void
+  disconnect(reconnect?: boolean): void
   on(event: 'ready' | 'close' | 'end' | 'error', listener: (error?: unknown) => void): unknown
   info(section: string): Promise<string>
   script(command: 'LOAD', source: string): Promise<unknown>
@@ -36,6 +36,8 @@ interface Connection {
 export interface RedisStoreOptions {
   /** How long a step may take before it counts as failed. Default 50 ms. */
   readonly timeout?: Duration
+  /** How many replicas must have an intent before it counts, and how long that may take. Default 0. */
+  readonly intentReplicas?: number
   /** How often the master is asked whether it is still the same. Default 2 s. */
   readonly epochCheck?: Duration
 }
@@ -58,6 +60,7 @@ const SCAN_COUNT = 1000
 export class RedisStore implements CacheStore {
   readonly #connection: Connection
   readonly #timeoutMs: number
+  readonly #intentReplicas: number
   readonly #epochCheck: NodeJS.Timeout
   readonly #keyPrefix: string
   #session: Session | undefined
@@ -68,8 +71,9 @@ export class RedisStore implements CacheStore {
 
   /** @throws OptionError */
   constructor(client: RedisClient, options: RedisStoreOptions = {}) {
-    checkOptionNames('redis', options, ['timeout', 'epochCheck'])
+    checkOptionNames('redis', options, ['timeout', 'intentReplicas', 'epochCheck'])
     this.#timeoutMs = durationMs('redis.timeout', options.timeout ?? 50)
+    this.#intentReplicas = integerOption('redis.intentReplicas', options.intentReplicas ?? 0, 0)
     const epochCheckMs = durationMs('redis.epochCheck', options.epochCheck ?? 2000)
     this.#connection = client.duplicate({
       lazyConnect: true,
@@ -148,7 +152,9 @@ export class RedisStore implements CacheStore {
 
   async intend(keys: readonly string[], token: string, ttlMs: number): Promise<unknown> {
     const session = await this.#open()
-    await this.#run(INTEND, keys, () => [token, ttlMs])
+    const intended = this.#run(INTEND, keys, () => [token, ttlMs])
+    const replicated = this.#intentReplicas > 0 ? this.#waitForReplicas() : undefined
+    await Promise.all([intended, replicated])
     return session
   }
 
@@ -185,6 +191,15 @@ export class RedisStore implements CacheStore {
     clearInterval(this.#epochCheck)
     this.#session = undefined
     this.#connection.disconnect()
+  }
+
+  /** Sent right behind the intents, so it waits for those. Without it, a failover may forget an intent in force. */
+  async #waitForReplicas(): Promise<void> {
+    const reached = await this.#within(this.#connection.wait(this.#intentReplicas, this.#timeoutMs))
+    if (reached >= this.#intentReplicas) return
+    throw new StoreUnavailableError(
+      `only ${reached} of ${this.#intentReplicas} replicas have the write intents`,
+    )
   }
 
   #mget(keys: readonly string[]): Promise<(Buffer | null)[]> {
@@ -236,21 +251,25 @@ export class RedisStore implements CacheStore {
   }
 
   async #checkEpoch(): Promise<void> {
+    if (this.#connection.status !== 'ready') return
     const session = this.#session
-    if (!session) {
-      if (this.#connection.status === 'ready') await this.#begin()
-      return
-    }
     try {
       const epoch = await this.#readEpoch()
-      if (this.#session === session && !epoch.equals(session.epoch)) this.#session = { epoch }
+      if (this.#session === session && !session?.epoch.equals(epoch)) this.#session = { epoch }
     } catch (error) {
       this.#lastError = error
+      if (this.#session !== session || this.#connection.status !== 'ready') return
+      this.#session = undefined
+      // It was demoted, most likely. A connection anew may find its successor.
+      this.#connection.disconnect(true)
     }
   }
 
   async #readEpoch(): Promise<Buffer> {
-    const replid = /^master_replid:([0-9a-f]{4})/m.exec(await this.#connection.info('replication'))?.[1]
+    const info = await this.#connection.info('replication')
+    // A replica has its master's epoch, but may not have heard of the latest writes.
+    if (/^role:slave/m.test(info)) throw new StoreUnavailableError('it is a replica')
+    const replid = /^master_replid:([0-9a-f]{4})/m.exec(info)?.[1]
     if (!replid) throw new StoreUnavailableError('INFO replication does not tell master_replid')
     return Buffer.from(replid, 'latin1')
   }
