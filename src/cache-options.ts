@@ -34,7 +34,7 @@ export interface CacheOptions<DB> {
   readonly intentTtl?: Duration
   /**
    * How many Redis replicas must have a write intent before COMMIT. Default 0. As many as there are: `strict` holds
-   * through a failover, and strict writes fail while one of them is away.
+   * through a failover, strict writes fail while one of them is away, and lookups wait behind a replica that is slow.
    */
   readonly intentReplicas?: number
   /** A longer encoded value is answered, but not cached. Default 1 MiB. */

@@ -24,6 +24,7 @@ interface Connection {
   mgetBuffer(keys: readonly string[]): Promise<(Buffer | null)[]>
   evalshaBuffer(sha: string, keyCount: number, ...args: Argument[]): Promise<unknown>
   evalBuffer(source: string, keyCount: number, ...args: Argument[]): Promise<unknown>
+  wait(replicas: number, timeoutMs: number): Promise<number>
   scan(
     cursor: string,
     match: 'MATCH',
