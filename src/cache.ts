@@ -2,13 +2,17 @@ import type { Selectable, Transaction } from 'kysely'
 import { type CacheOptions, resolveOptions } from './cache-options.ts'
 import { CacheClosedError, ModelError, OptionError } from './errors.ts'
 import { hubOf } from './invalidation/dialect.ts'
+import { install, uninstall } from './invalidation/install.ts'
+import { installSql } from './invalidation/install-sql.ts'
 import {
   type InvalidationCounters,
   type InvalidationParty,
   NO_INVALIDATIONS,
   OutboxCleaner,
 } from './invalidation/party.ts'
+import { type InstallPlan, planModel } from './invalidation/recording.ts'
 import { Relay } from './invalidation/relay.ts'
+import { storedFormNumber } from './invalidation/stored-form.ts'
 import { runTransaction, type TransactionOptions } from './invalidation/transaction.ts'
 import { Binder } from './loaders/binder.ts'
 import { Dispatcher, newTotals, type Totals } from './loaders/dispatcher.ts'
@@ -75,6 +79,28 @@ export interface Cache<DB> {
   ): Promise<Result>
 
   /**
+   * Creates, or brings up to date, the outbox table and the triggers that record what writes touch. Safe to repeat, and
+   * from several processes at once. What an earlier version of the code had recorded besides stays recorded.
+   *
+   * Rejects ModelError when a table does not fit, InstallError when the database does not allow it: its message has the
+   * SQL for somebody who may.
+   *
+   * @returns a line for everything that was changed; none when all was there
+   */
+  install(): Promise<string[]>
+
+  /** What `install` would do to an empty database, as SQL for a migration: complete, and safe to run twice. */
+  installSql(): Promise<string>
+
+  /**
+   * Removes the triggers of this namespace, and with the last namespace the outbox. The cache must not be used any more:
+   * nobody tells it of writes. Rejects InstallError.
+   *
+   * @returns a line for everything that was dropped
+   */
+  uninstall(): Promise<string[]>
+
+  /**
    * Resolves when every declared model is bound to its table. Rejects ModelError, or SourceError when the database
    * cannot be asked.
    */
@@ -100,8 +126,11 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     ? new RedisStore(redis, { timeout: settings.storeTimeoutMs, intentReplicas: settings.intentReplicas })
     : new MemoryStore(settings.memory)
   const database = db as unknown as Database
+  const plain = database.withoutPlugins()
   const source = new KyselySource(database)
-  const binder = new Binder(namespace, source, settings.valueTypes)
+  const binder = new Binder(namespace, source, settings.valueTypes, (model, form) =>
+    storedFormNumber(plain, namespace, model.name, form, model.version),
+  )
   const driver = new AsyncDriver(store, source)
   const totals = newTotals()
   const dispatcher = new Dispatcher({
@@ -109,7 +138,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     driver,
     settings: settings.wave,
     useStore: true,
-    flights: new Flights(),
+    flights: new Flights(() => store.session),
     totals,
     tableChanged: (model) => binder.unbind(model),
   })
@@ -123,7 +152,6 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     closed: false,
   }
 
-  const plain = database.withoutPlugins()
   const cleaner = new OutboxCleaner(plain)
   const party: InvalidationParty = {
     namespace,
@@ -144,6 +172,12 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const shared = db.getExecutor().adapter.supportsMultipleConnections !== false
   const relay = settings.relay && new Relay(party, settings.relay, shared)
   relay?.start()
+
+  const plan = async (): Promise<InstallPlan> => ({
+    namespace,
+    models: (await binder.bindAll()).map(({ definition, table }) => planModel(definition, table)),
+    maxTouchedRows: settings.maxTouchedRows,
+  })
 
   const cache: Cache<DB> = {
     model(table, meta) {
@@ -168,8 +202,21 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
         )
       return runTransaction(parts, db, fn, transactionOptions)
     },
+    async install() {
+      const changes = await install(plain, await plan())
+      binder.unbindAll()
+      await binder.bindAll()
+      relay?.wake()
+      return changes
+    },
+    installSql: async () => installSql(await plan()),
+    async uninstall() {
+      const changes = await uninstall(plain, namespace)
+      binder.unbindAll()
+      return changes
+    },
     async ready() {
-      for (const binding of binder.bindings) await binder.bind(binding)
+      await binder.bindAll()
     },
     async idle() {
       await dispatcher.idle()

@@ -166,6 +166,19 @@ export class CacheClosedError extends LoadstoneError {
   }
 }
 
+/** Triggers or tables could not be installed or removed. When rights are missing, the message has the SQL for somebody who has them. */
+export class InstallError extends LoadstoneError {
+  override readonly code = 'ERR_INSTALL'
+  override readonly transient: boolean
+  constructor(
+    problem: string,
+    { transient = false, ...options }: ErrorOptions & { transient?: boolean } = {},
+  ) {
+    super(problem, options)
+    this.transient = transient
+  }
+}
+
 /** The message of whatever was thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)

@@ -8,6 +8,7 @@ export type { CacheOptions, RelayOptions } from './cache-options.ts'
 export {
   CacheClosedError,
   CommitOutcomeUnknownError,
+  InstallError,
   InvalidKeyError,
   LoadstoneError,
   ModelError,

@@ -9,6 +9,7 @@ const LAYERS = [
   ['models'],
   ['stores', 'sources'],
   ['loaders', 'invalidation'],
+  ['cache-options'],
   ['cache'],
   ['integrations', 'testing', 'cli'],
   ['index'],

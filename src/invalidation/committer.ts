@@ -12,13 +12,10 @@ export interface OpenTransaction {
 
 type Step = CommitStep<InvalidationParty>
 
-/** How long a missing outbox is taken for missing, ms: it may be installed while this process runs. */
-const RECHECK_MS = 5000
-
 /** Drives the write path: asks the database and the stores for what a {@link Commit} yields. */
 export class Committer {
   readonly #parties: ReadonlySet<InvalidationParty>
-  #outbox: 'there' | { readonly missingAt: number } | undefined
+  #installed = false
 
   constructor(parties: ReadonlySet<InvalidationParty>) {
     this.#parties = parties
@@ -31,21 +28,20 @@ export class Committer {
 
   /** Rejects what COMMIT rejected with; StrictWriteError or CommitOutcomeUnknownError. */
   async commit(transaction: OpenTransaction): Promise<void> {
-    if (!(await this.#installed(transaction.run))) return transaction.commit()
-    const run = new CommitRun(transaction, [...this.#parties])
-    await run.drive(commitTransaction([...this.#parties]))
+    // Asked again with every write as long as it is missing: it may be installed at any time.
+    this.#installed ||= await isInstalled(transaction.run)
+    if (!this.#installed) return transaction.commit()
+    const parties = [...this.#parties]
+    await new CommitRun(transaction, parties).drive(commitTransaction(parties))
   }
+}
 
-  async #installed(run: RunRaw): Promise<boolean> {
-    if (this.#outbox === 'there') return true
-    if (this.#outbox && Date.now() - this.#outbox.missingAt < RECHECK_MS) return false
-    try {
-      this.#outbox = (await outboxExists(run)) ? 'there' : { missingAt: Date.now() }
-    } catch (error) {
-      if (isAborted(error)) return false
-      throw error
-    }
-    return this.#outbox === 'there'
+async function isInstalled(run: RunRaw): Promise<boolean> {
+  try {
+    return await outboxExists(run)
+  } catch (error) {
+    if (isAborted(error)) return false
+    throw error
   }
 }
 

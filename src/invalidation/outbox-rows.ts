@@ -64,6 +64,14 @@ export async function takeRows(
   return { rows: parseRows(pending), lagMs: Math.max(0, Math.round(Number(lag ?? 0))) }
 }
 
+/** Committed rows that nobody has applied and deleted yet, `limit` of them at most. Locks nothing. */
+export async function waitingRows(db: Database, namespace: string, limit: number): Promise<OutboxRow[]> {
+  const { rows } = await sql<{ pending: string | null }>`${sql.raw(INTERNAL)}
+    with o as (select * from loadstone.outbox where namespace = ${namespace} limit ${limit})
+    select ${sql.raw(PENDING)} as pending from o`.execute(db)
+  return parseRows(rows[0]?.pending ?? null)
+}
+
 export async function deleteRows(db: Database, rows: readonly OutboxRow[]): Promise<void> {
   await sql`${sql.raw(INTERNAL)} delete from loadstone.outbox where (namespace, xid, id) in (
     select n, x::xid8, i::bigint from unnest(${rows.map(({ namespace }) => namespace)}::text[],

@@ -70,6 +70,11 @@ export class Relay {
     this.#running ??= this.#run()
   }
 
+  /** Looks at once instead of after its pause. */
+  wake(): void {
+    this.#wake?.()
+  }
+
   async stop(): Promise<void> {
     this.#stopped = true
     this.#wake?.()

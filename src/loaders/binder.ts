@@ -1,5 +1,5 @@
 import type { ValueType } from '../models/codec.ts'
-import { type BoundModel, bindModel, type ModelDefinition } from '../models/model.ts'
+import { type BoundModel, bindModel, type ModelDefinition, storedForm } from '../models/model.ts'
 import type { Source } from '../sources/source.ts'
 
 /** A declared model, and what it is bound to once the database has been asked about it. */
@@ -9,6 +9,9 @@ export interface Binding {
   binding: Promise<BoundModel> | undefined
 }
 
+/** The number that the database gives a stored form; undefined while it gives none. */
+export type SchemaNumber = (model: ModelDefinition, form: string) => Promise<number | undefined>
+
 /**
  * Binds declared models to their tables, when one of them is first used. All that are not bound yet are bound
  * together, so that the lookups of a first `Promise.all` over several models still become one wave.
@@ -17,12 +20,19 @@ export class Binder {
   readonly #namespace: string
   readonly #source: Source
   readonly #valueTypes: readonly ValueType[]
+  readonly #schemaNumber: SchemaNumber
   readonly #bindings = new Map<string, Binding>()
 
-  constructor(namespace: string, source: Source, valueTypes: readonly ValueType[]) {
+  constructor(
+    namespace: string,
+    source: Source,
+    valueTypes: readonly ValueType[],
+    schemaNumber: SchemaNumber,
+  ) {
     this.#namespace = namespace
     this.#source = source
     this.#valueTypes = valueTypes
+    this.#schemaNumber = schemaNumber
   }
 
   get bindings(): readonly Binding[] {
@@ -50,6 +60,16 @@ export class Binder {
     return this.#start(binding)
   }
 
+  /** Binds every declared model. Rejects what the first that cannot be bound rejects with. */
+  async bindAll(): Promise<BoundModel[]> {
+    return Promise.all(this.bindings.map((binding) => this.bind(binding)))
+  }
+
+  /** Has all models bound anew at their next use: the database may number their stored forms otherwise now. */
+  unbindAll(): void {
+    for (const binding of this.#bindings.values()) binding.bound = undefined
+  }
+
   /** Has the model bound anew at its next use: its table has changed. */
   unbind(model: BoundModel): void {
     const binding = this.#bindings.get(model.definition.name)
@@ -67,7 +87,8 @@ export class Binder {
   async #bind(binding: Binding): Promise<BoundModel> {
     const { definition } = binding
     const table = await this.#source.describe(definition)
-    binding.bound = bindModel(this.#namespace, definition, table, definition.version, this.#valueTypes)
+    const schema = (await this.#schemaNumber(definition, storedForm(definition, table))) ?? definition.version
+    binding.bound = bindModel(this.#namespace, definition, table, schema, this.#valueTypes)
     return binding.bound
   }
 }

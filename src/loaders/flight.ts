@@ -1,15 +1,17 @@
+import type { Lease } from '../stores/store.ts'
+
 /** What a load came to, for those who joined it: the encoded value, none, not to be shared, or why it failed. */
 export type FlightResult = Buffer | 'absent' | 'unshared' | Error
 
 /** A load in flight, for one key under one lease. */
 export class Flight {
-  readonly token: string
+  readonly lease: Lease
   readonly result: Promise<FlightResult>
   settled: FlightResult | undefined = undefined
   #resolve!: (result: FlightResult) => void
 
-  constructor(token: string) {
-    this.token = token
+  constructor(lease: Lease) {
+    this.lease = lease
     this.result = new Promise((resolve) => {
       this.#resolve = resolve
     })
@@ -25,9 +27,16 @@ export class Flight {
 /**
  * The loads in flight of this process. One may be joined only by who has just seen its very token in the store: then
  * no write has come between, and the answer is as fresh as a hit. A flight therefore lasts until its fill is through.
+ * It does not outlast its session: another master may still have the token, and never have heard who took it away.
  */
 export class Flights {
   readonly #byKey = new Map<string, Flight>()
+  readonly #session: () => unknown
+
+  /** @param session the store's present one */
+  constructor(session: () => unknown) {
+    this.#session = session
+  }
 
   get size(): number {
     return this.#byKey.size
@@ -35,11 +44,11 @@ export class Flights {
 
   get(key: string, token: string): Flight | undefined {
     const flight = this.#byKey.get(key)
-    return flight?.token === token ? flight : undefined
+    return flight?.lease.token === token && flight.lease.session === this.#session() ? flight : undefined
   }
 
-  begin(key: string, token: string): Flight {
-    const flight = new Flight(token)
+  begin(key: string, lease: Lease): Flight {
+    const flight = new Flight(lease)
     this.#byKey.set(key, flight)
     return flight
   }

@@ -1,4 +1,5 @@
 import DataLoader from 'dataloader'
+import type { TouchedKeys } from '../models/touched.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { Lookup } from './lookup.ts'
 
@@ -10,6 +11,8 @@ export class ScopeLoader {
   ended = false
   /** Lookups answered by the memo since the last wave. */
   memoHits = 0
+  /** Keys in the memo of lookups whose value only the database knows: any write may be to their rows. */
+  readonly #uncertain = new Set<string>()
   readonly #batch: DataLoader<Lookup, unknown>
 
   constructor(dispatcher: Dispatcher, memo: Map<string, Lookup> | undefined) {
@@ -26,8 +29,20 @@ export class ScopeLoader {
   }
 
   load(lookup: Lookup): Promise<unknown> {
+    const { key, route } = lookup.address
     lookup.promise = this.#batch.load(lookup)
-    this.memo?.set(lookup.address.key, lookup)
+    this.memo?.set(key, lookup)
+    if (this.memo && route === 'source') this.#uncertain.add(key)
     return lookup.promise
+  }
+
+  /** Takes what was written out of the memo. */
+  forget({ keys, prefixes }: TouchedKeys): void {
+    const { memo } = this
+    if (!memo) return
+    for (const key of keys) memo.delete(key)
+    for (const prefix of prefixes) for (const key of memo.keys()) if (key.startsWith(prefix)) memo.delete(key)
+    for (const key of this.#uncertain) memo.delete(key)
+    this.#uncertain.clear()
   }
 }

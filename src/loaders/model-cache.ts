@@ -174,13 +174,8 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
 }
 
 /** The memos of the current scope, and of those it is a part of, forget what was written. */
-export function forgetTouched(parts: CacheParts, { keys, prefixes }: TouchedKeys): void {
-  for (let scope = currentScope(); scope; scope = scope.parent) {
-    const memo = scope.own<ScopeLoader>(parts)?.memo
-    if (!memo) continue
-    for (const key of keys) memo.delete(key)
-    for (const prefix of prefixes) for (const key of memo.keys()) if (key.startsWith(prefix)) memo.delete(key)
-  }
+export function forgetTouched(parts: CacheParts, touched: TouchedKeys): void {
+  for (let scope = currentScope(); scope; scope = scope.parent) scope.own<ScopeLoader>(parts)?.forget(touched)
 }
 
 function addressOf(bound: BoundModel, shape: Shape, values: object) {

@@ -228,18 +228,14 @@ class Load {
   }
 
   *run(open: readonly Entry[], uncertain: readonly Entry[], storeFailed: boolean): Wave {
-    const { settings, flights } = this.#env
     const tasks = uncertain.map((entry) => this.#select([entry], null))
     if (storeFailed) tasks.push(...this.#selects(open, null))
     else if (open.length > 0) tasks.push(this.#settle(open, 0))
     try {
-      for (;;) {
-        const finished: boolean = yield { op: 'tasks', tasks, patienceMs: settings.fillPatienceMs }
-        yield* this.#fill()
-        if (finished) return
-      }
+      yield* this.#each(tasks)
+      yield* this.#fill()
     } finally {
-      for (const { key, flight } of this.#opened) flights.end(key, flight)
+      for (const { key, flight } of this.#opened) this.#env.flights.end(key, flight)
     }
   }
 
@@ -288,7 +284,7 @@ class Load {
     }
     tasks.push(...this.#selects(newer, null))
     if (waiting.length > 0) tasks.push(this.#wait(waiting, attempt))
-    yield { op: 'tasks', tasks, patienceMs: Number.POSITIVE_INFINITY }
+    yield* this.#each(tasks)
   }
 
   *#wait(entries: readonly Entry[], attempt: number): Wave {
@@ -320,8 +316,13 @@ class Load {
     else if (result === 'unshared' || !answerFrom(entry, result, 0)) yield* this.#select([entry], null)
   }
 
+  /** Runs tasks side by side. What they load is filled in one trip, which does not wait for the slow ones for long. */
   *#each(tasks: Wave[]): Wave {
-    yield { op: 'tasks', tasks, patienceMs: Number.POSITIVE_INFINITY }
+    for (;;) {
+      const finished: boolean = yield { op: 'tasks', tasks, patienceMs: this.#env.settings.fillPatienceMs }
+      if (finished) return
+      yield* this.#fill()
+    }
   }
 
   /** One statement per shape. */
@@ -379,7 +380,7 @@ class Load {
   }
 
   #open(key: string, lease: Lease): Flight {
-    const flight = this.#env.flights.begin(key, lease.token)
+    const flight = this.#env.flights.begin(key, lease)
     this.#opened.push({ key, flight })
     return flight
   }

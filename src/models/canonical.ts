@@ -158,7 +158,7 @@ function decimal(value: unknown): Canonical {
   return `${sign === '-' ? '-' : ''}${left || '0'}${right && `.${right}`}`
 }
 
-const FLOAT = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i
+const FLOAT = /^[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?$/i
 
 function float(value: unknown, round: (value: number) => number): Canonical {
   if (Number.isNaN(value)) return new Refusal('must not be NaN')

@@ -46,3 +46,20 @@ export function keyOf(prefix: string, texts: readonly (string | null)[]): string
 function partOf(text: string | null): string {
   return text === null ? NULL_TEXT : escapeKeyPart(text)
 }
+
+/**
+ * What {@link keyOf} was given, read back from a key that begins with `prefix`. Undefined: the values are hashed, or
+ * keyOf did not make the key.
+ */
+export function textsOf(prefix: string, key: string): (string | null)[] | undefined {
+  const texts = key
+    .slice(prefix.length)
+    .split(',')
+    .map((part) => (part === NULL_TEXT ? null : unescapeKeyPart(part)))
+  return keyOf(prefix, texts) === key ? texts : undefined
+}
+
+function unescapeKeyPart(part: string): string {
+  if (!part.includes('%')) return part
+  return part.replace(/%([0-9A-F]{2})/g, (_, code: string) => String.fromCharCode(Number.parseInt(code, 16)))
+}

@@ -5,7 +5,7 @@
  * |---|---|
  * | (none) | nothing known |
  * | `V` schema(2) epoch(4) filled(6) payload | a value; schema: big-endian number of the stored form; epoch: see redis.ts; filled: ms since 1970 |
- * | `N` schema(2) epoch(4) | known not to exist |
+ * | `N` schema(2) epoch(4) filled(6) | known not to exist |
  * | `L` token(16) | a reader is loading it |
  * | `W` (token(16) deadline(13))+ | write intents: transactions about to commit, each with its own deadline |
  */
@@ -14,9 +14,9 @@ const ABSENT = 0x4e
 const LEASE = 0x4c
 const INTENT = 0x57
 
-/** Bytes before the payload of a value. */
+/** Bytes before the payload of a value; all that an absence has. */
 export const HEADER_BYTES = 13
-const ABSENT_BYTES = 7
+const FILLED_AT = 7
 export const TOKEN_BYTES = 16
 const DEADLINE_BYTES = 13
 export const INTENT_BYTES = TOKEN_BYTES + DEADLINE_BYTES
@@ -32,7 +32,7 @@ export function stateOf(record: Buffer | null, schema: number): EntryState {
   if (record === null) return 'none'
   const kind = record[0]
   if (kind === VALUE || kind === ABSENT) {
-    if (kind === VALUE ? record.length < HEADER_BYTES : record.length !== ABSENT_BYTES) return 'damaged'
+    if (kind === VALUE ? record.length < HEADER_BYTES : record.length !== HEADER_BYTES) return 'damaged'
     const stored = ((record[1] as number) << 8) | (record[2] as number)
     if (stored === schema) return kind === VALUE ? 'value' : 'absent'
     return stored < schema ? 'none' : 'newer'
@@ -70,21 +70,22 @@ export function leaseRecord(token: string): Buffer {
   return Buffer.from(`L${token}`, 'latin1')
 }
 
-/** When a value was filled, ms since 1970, by the clock of the process that filled it. */
+/**
+ * When a value or absence was filled, ms since 1970, by the clock of the process that filled it. It also tells two
+ * fills of the same bytes apart: `verify` asks whether an entry is still the very same.
+ */
 export function filledAt(record: Buffer): number {
-  return record.readUIntBE(ABSENT_BYTES, 6)
+  return record.readUIntBE(FILLED_AT, 6)
 }
 
 /** @param payload null: the row or list is known not to exist */
 export function answerRecord(schema: number, epoch: Buffer, payload: Buffer | null, now: number): Buffer {
-  const record = Buffer.allocUnsafe(payload ? HEADER_BYTES + payload.length : ABSENT_BYTES)
+  const record = Buffer.allocUnsafe(HEADER_BYTES + (payload?.length ?? 0))
   record[0] = payload ? VALUE : ABSENT
   record.writeUInt16BE(schema, 1)
   epoch.copy(record, 3, 0, 4)
-  if (payload) {
-    record.writeUIntBE(now, ABSENT_BYTES, 6)
-    payload.copy(record, HEADER_BYTES)
-  }
+  record.writeUIntBE(now, FILLED_AT, 6)
+  payload?.copy(record, HEADER_BYTES)
   return record
 }
 

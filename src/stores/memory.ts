@@ -24,6 +24,8 @@ export interface MemoryStoreOptions {
 /** One process has one store, which never fails over: its epoch never changes. */
 const EPOCH = Buffer.from('mem0', 'latin1')
 
+const SCAN_PORTION = 1000
+
 /**
  * The store inside the process: the default without Redis. It keeps the same records and takes the same steps, so
  * all that holds for Redis holds here, but only within one process.
@@ -101,6 +103,11 @@ export class MemoryStore implements CacheStore {
 
   async clearPrefix(prefix: string): Promise<void> {
     for (const key of [...this.#records.keys()]) if (key.startsWith(prefix)) this.#clear(key, null, true)
+  }
+
+  async *scan(prefix: string): AsyncGenerator<readonly string[]> {
+    const keys = [...this.#records.keys()].filter((key) => key.startsWith(prefix))
+    for (let from = 0; from < keys.length; from += SCAN_PORTION) yield keys.slice(from, from + SCAN_PORTION)
   }
 
   async close(): Promise<void> {

@@ -2,7 +2,7 @@ import { messageOf, StoreUnavailableError } from '../errors.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
 import { ACQUIRE, CLEAR, FILL, INTEND, SCRIPTS, type Script } from './scripts.ts'
-import { type Acquired, type CacheStore, type Fill, type Lease, newToken } from './store.ts'
+import { type Acquired, type CacheStore, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
 
 /** What Loadstone needs of an ioredis `Redis` (5.x or 6.x): where to connect, and how to make a connection of its own. */
 export interface RedisClient {
@@ -20,6 +20,7 @@ interface Connection {
   disconnect(reconnect?: boolean): void
   on(event: 'ready' | 'close' | 'end' | 'error', listener: (error?: unknown) => void): unknown
   info(section: string): Promise<string>
+  time(): Promise<readonly (string | number)[]>
   script(command: 'LOAD', source: string): Promise<unknown>
   mgetBuffer(keys: readonly string[]): Promise<(Buffer | null)[]>
   evalshaBuffer(sha: string, keyCount: number, ...args: Argument[]): Promise<unknown>
@@ -53,6 +54,9 @@ interface Session {
 const GET_CHUNK = 1000
 const SCRIPT_CHUNK = 500
 const SCAN_COUNT = 1000
+/** How long a step may take at least, ms, that no request waits for. */
+const PATIENCE_MS = 2000
+const FACT_TRIPS = 7
 
 /**
  * The store on one Redis (or Valkey) server, through a connection of its own: a cache must not queue commands while
@@ -169,22 +173,47 @@ export class RedisStore implements CacheStore {
    * there all the time, and a lease given after it sends its SQL after it.
    */
   async clearPrefix(prefix: string): Promise<void> {
-    await this.#open()
-    let cursor = '0'
-    do {
-      const [next, found] = await this.#within(
-        this.#connection.scan(
-          cursor,
-          'MATCH',
-          `${escapeGlob(this.#keyPrefix + prefix)}*`,
-          'COUNT',
-          SCAN_COUNT,
-        ),
-      )
-      const keys = found.map((key) => key.slice(this.#keyPrefix.length))
-      if (keys.length > 0) await this.#run(CLEAR, keys, () => ['', '1'])
-      cursor = next
-    } while (cursor !== '0')
+    for await (const keys of this.#scan(prefix, this.#timeoutMs)) {
+      await this.#run(CLEAR, keys, () => ['', '1'])
+    }
+  }
+
+  scan(prefix: string): AsyncGenerator<readonly string[]> {
+    return this.#scan(prefix, Math.max(this.#timeoutMs, PATIENCE_MS))
+  }
+
+  async facts(): Promise<StoreFacts> {
+    const patienceMs = Math.max(this.#timeoutMs, PATIENCE_MS)
+    // Without a session: a server that is no master is one of the things to be found out.
+    await this.#within(this.#opening, patienceMs)
+    if (this.#connection.status !== 'ready') throw this.#unavailable()
+    const ask = <T>(step: Promise<T>) => this.#within(step, patienceMs)
+    const latenciesMs: number[] = []
+    let clockAheadMs = 0
+    for (let i = 0; i < FACT_TRIPS; i++) {
+      const sent = Date.now()
+      const began = performance.now()
+      const [seconds, micros] = await ask(this.#connection.time())
+      const tookMs = performance.now() - began
+      // The fastest trip tells the time best.
+      if (tookMs < Math.min(...latenciesMs, Number.POSITIVE_INFINITY)) {
+        clockAheadMs = Number(seconds) * 1000 + Number(micros) / 1000 - (sent + tookMs / 2)
+      }
+      latenciesMs.push(tookMs)
+    }
+    const infos = ['server', 'memory', 'replication'].map((section) => ask(this.#connection.info(section)))
+    const info = (await Promise.all(infos)).join('\n')
+    const told = (name: string) => new RegExp(`^${name}:(.*?)\r?$`, 'm').exec(info)?.[1]
+    return {
+      version: told('redis_version') ?? '',
+      role: told('role') ?? '',
+      masterReplid: told('master_replid'),
+      maxMemory: Number(told('maxmemory') ?? 0),
+      evictionPolicy: told('maxmemory_policy') ?? '',
+      latenciesMs,
+      timeoutMs: this.#timeoutMs,
+      clockAheadMs: Math.round(clockAheadMs),
+    }
   }
 
   async close(): Promise<void> {
@@ -201,6 +230,23 @@ export class RedisStore implements CacheStore {
     throw new StoreUnavailableError(
       `only ${reached} of ${this.#intentReplicas} replicas have the write intents`,
     )
+  }
+
+  /** @param stepMs how long each step may take */
+  async *#scan(prefix: string, stepMs: number): AsyncGenerator<readonly string[]> {
+    const session = await this.#open(stepMs)
+    const pattern = `${escapeGlob(this.#keyPrefix + prefix)}*`
+    let cursor = '0'
+    do {
+      // A cursor says nothing to another server.
+      if (this.#session !== session) throw new StoreUnavailableError('the connection of the scan is gone')
+      const [next, found] = await this.#within(
+        this.#connection.scan(cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT),
+        stepMs,
+      )
+      if (found.length > 0) yield found.map((key) => key.slice(this.#keyPrefix.length))
+      cursor = next
+    } while (cursor !== '0')
   }
 
   #mget(keys: readonly string[]): Promise<(Buffer | null)[]> {
@@ -230,13 +276,17 @@ export class RedisStore implements CacheStore {
   }
 
   /** The session, waiting for it only while the very first connection is being made. */
-  async #open(): Promise<Session> {
-    if (!this.#session) await this.#within(this.#opening)
+  async #open(waitMs?: number): Promise<Session> {
+    if (!this.#session) await this.#within(this.#opening, waitMs)
     if (this.#session) return this.#session
+    throw this.#unavailable()
+  }
+
+  #unavailable(): StoreUnavailableError {
     const problem = this.#closed
       ? 'it is closed'
       : `no connection${this.#lastError ? `: ${messageOf(this.#lastError)}` : ''}`
-    throw new StoreUnavailableError(problem, { cause: this.#lastError })
+    return new StoreUnavailableError(problem, { cause: this.#lastError })
   }
 
   async #begin(): Promise<void> {
@@ -275,12 +325,12 @@ export class RedisStore implements CacheStore {
     return Buffer.from(replid, 'latin1')
   }
 
-  #within<T>(step: Promise<T>): Promise<T> {
+  #within<T>(step: Promise<T>, timeoutMs = this.#timeoutMs): Promise<T> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         // After a long pause of the event loop timers run before sockets are read: let a reply that is here win.
-        setImmediate(() => reject(new StoreUnavailableError(`no answer within ${this.#timeoutMs} ms`)))
-      }, this.#timeoutMs)
+        setImmediate(() => reject(new StoreUnavailableError(`no answer within ${timeoutMs} ms`)))
+      }, timeoutMs)
       step.then(
         (value) => {
           clearTimeout(timer)

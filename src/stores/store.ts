@@ -40,7 +40,34 @@ export interface CacheStore {
   /** As `clear(key, null, true)` for every key that begins with `prefix`. */
   clearPrefix(prefix: string): Promise<void>
 
+  /**
+   * The keys that begin with `prefix`, in portions and in no order. One that is there all the time is among them,
+   * maybe more than once; one that comes or goes meanwhile may be.
+   */
+  scan(prefix: string): AsyncIterable<readonly string[]>
+
+  /** What the server behind the store says of itself; a store inside the process has none. */
+  facts?(): Promise<StoreFacts>
+
   close(): Promise<void>
+}
+
+/** For `cache.doctor()`. */
+export interface StoreFacts {
+  readonly version: string
+  /** `master` or `slave`. */
+  readonly role: string
+  /** Undefined: the server does not show it, so nobody would notice that another one took its place. */
+  readonly masterReplid: string | undefined
+  /** Bytes; 0: no limit. */
+  readonly maxMemory: number
+  readonly evictionPolicy: string
+  /** How long some round trips took, ms. */
+  readonly latenciesMs: readonly number[]
+  /** How long a step may take, ms. */
+  readonly timeoutMs: number
+  /** How far the server's clock is ahead of ours, ms; as exact as a round trip is short. */
+  readonly clockAheadMs: number
 }
 
 /** Higher than any schema number: as the schema of a request it calls every value that is there old. */
