@@ -14,39 +14,39 @@ export interface CacheOptions<DB> {
    * Where the shared cache is: an ioredis `Redis`. Loadstone makes a connection of its own to the same server.
    * Default: a store inside the process, which is right only while one process uses the database through Loadstone.
    */
-  readonly redis?: RedisClient
+  readonly redis?: RedisClient | undefined
   /** Begins all cache keys. Caches with one namespace on one store share entries. */
   readonly namespace: string
   /** The default `ttl` of models. Default `'7d'`. */
-  readonly ttl?: Duration
+  readonly ttl?: Duration | undefined
   /** How long a step at the store may take before SQL answers instead. Default `'50ms'`. */
-  readonly storeTimeout?: Duration
+  readonly storeTimeout?: Duration | undefined
   /**
    * How long one reader may take to load a key before another may. Default `'6s'`. Too short: rows load twice; too
    * long: after a crash its keys are loaded without being cached for so long.
    */
-  readonly leaseTtl?: Duration
+  readonly leaseTtl?: Duration | undefined
   /**
    * How long a write intent of a `strict` model holds without being renewed. Default `'30s'`. A writer that is
    * paused for longer between its last statement and COMMIT loses the strict promise; one that crashes leaves its
    * keys uncached for so long.
    */
-  readonly intentTtl?: Duration
+  readonly intentTtl?: Duration | undefined
   /**
    * How many Redis replicas must have a write intent before COMMIT. Default 0. As many as there are: `strict` holds
    * through a failover, strict writes fail while one of them is away, and lookups wait behind a replica that is slow.
    */
-  readonly intentReplicas?: number
+  readonly intentReplicas?: number | undefined
   /** A longer encoded value is answered, but not cached. Default 1 MiB. */
-  readonly maxValueBytes?: number
+  readonly maxValueBytes?: number | undefined
   /** A statement that writes more rows of a model is recorded as one that wrote all of them. Default 10,000. Takes effect with `install()`. */
-  readonly maxTouchedRows?: number
+  readonly maxTouchedRows?: number | undefined
   /** Bounds of the store inside the process; refused together with `redis`. */
-  readonly memory?: MemoryStoreOptions
+  readonly memory?: MemoryStoreOptions | undefined
   /** How values of classes that type parsers return (a Decimal, a Temporal) are kept. Default none. */
-  readonly valueTypes?: readonly ValueType[]
+  readonly valueTypes?: readonly ValueType[] | undefined
   /** The relay of this process, see {@link RelayOptions}. False: this process never applies what others wrote. */
-  readonly relay?: RelayOptions | false
+  readonly relay?: RelayOptions | false | undefined
 }
 
 /**
@@ -55,11 +55,11 @@ export interface CacheOptions<DB> {
  */
 export interface RelayOptions {
   /** How often the outbox is looked at. Default `'50ms'`. */
-  readonly poll?: Duration
+  readonly poll?: Duration | undefined
   /** Younger outbox rows are left to the process that wrote them. Default `'100ms'`. Shorter: keys are cleared twice; longer: other programs' writes are seen later. */
-  readonly grace?: Duration
+  readonly grace?: Duration | undefined
   /** How often other processes try to take over. Default `'1s'`. */
-  readonly election?: Duration
+  readonly election?: Duration | undefined
 }
 
 const OPTION_NAMES = [

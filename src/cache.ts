@@ -2,6 +2,7 @@ import type { Selectable, Transaction } from 'kysely'
 import { type CacheOptions, resolveOptions } from './cache-options.ts'
 import { CacheClosedError, ModelError, OptionError } from './errors.ts'
 import { hubOf } from './invalidation/dialect.ts'
+import { diagnose, type Finding } from './invalidation/doctor.ts'
 import { install, uninstall } from './invalidation/install.ts'
 import { installSql } from './invalidation/install-sql.ts'
 import {
@@ -11,15 +12,16 @@ import {
   OutboxCleaner,
 } from './invalidation/party.ts'
 import { type InstallPlan, planModel } from './invalidation/recording.ts'
-import { Relay } from './invalidation/relay.ts'
+import { RELAY_DEFAULTS, Relay } from './invalidation/relay.ts'
 import { storedFormNumber } from './invalidation/stored-form.ts'
 import { runTransaction, type TransactionOptions } from './invalidation/transaction.ts'
+import { type VerifyOptions, type VerifyReport, verify } from './invalidation/verify.ts'
 import { Binder } from './loaders/binder.ts'
 import { Dispatcher, newTotals, type Totals } from './loaders/dispatcher.ts'
 import { AsyncDriver } from './loaders/driver.ts'
 import { Flights } from './loaders/flight.ts'
 import { ScopeLoader } from './loaders/loader.ts'
-import { type CacheParts, forgetTouched, ModelCache } from './loaders/model-cache.ts'
+import { type CacheParts, clearModels, forgetTouched, ModelCache } from './loaders/model-cache.ts'
 import { defineModel, type ModelMeta } from './models/model.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 import type { Database } from './sources/database.ts'
@@ -55,8 +57,8 @@ export interface Cache<DB> {
     table: TB,
     meta: ModelMeta<FieldName<DB, TB>> & {
       readonly keyFields: Keys
-      readonly filterFields?: Filters
-      readonly columns?: Columns
+      readonly filterFields?: Filters | undefined
+      readonly columns?: Columns | undefined
     },
   ): Model<
     LookupKey<Selectable<DB[TB]>, Keys>,
@@ -105,6 +107,26 @@ export interface Cache<DB> {
    * cannot be asked.
    */
   ready(): Promise<void>
+
+  /**
+   * Compares a sample of the cached entries with the database, and reports how many are stale, by shape. An entry that
+   * is about to be cleared is not stale. With `repair`, what is stale is deleted.
+   *
+   * Rejects StoreUnavailableError, SourceError, ModelError, OptionError, or the reason of `signal`.
+   */
+  verify(options?: VerifyOptions): Promise<VerifyReport>
+
+  /**
+   * Looks at what the cache depends on: Redis, Postgres, triggers, outbox, indexes. Never rejects for what it finds
+   * broken: that is a finding, with its cure.
+   */
+  doctor(): Promise<Finding[]>
+
+  /**
+   * Forgets everything cached for these models, by name; for all, when none is named. Goes through all keys of the
+   * store. Rejects OptionError for a model that is not declared, StoreUnavailableError.
+   */
+  clear(models?: readonly TableName<DB>[]): Promise<void>
 
   /** Resolves when nothing is under way, fills included. */
   idle(): Promise<void>
@@ -170,8 +192,8 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   hub?.parties.add(party)
   // A dialect with a single connection, such as PGlite's, belongs to this process, and has none to spare.
   const shared = db.getExecutor().adapter.supportsMultipleConnections !== false
-  const relay = settings.relay && new Relay(party, settings.relay, shared)
-  relay?.start()
+  const relay = new Relay(party, settings.relay ?? RELAY_DEFAULTS, shared)
+  if (settings.relay) relay.start()
 
   const plan = async (): Promise<InstallPlan> => ({
     namespace,
@@ -206,7 +228,9 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       const changes = await install(plain, await plan())
       binder.unbindAll()
       await binder.bindAll()
-      relay?.wake()
+      // What was written while nobody recorded it. Where the store cannot be told now, the relay does it later.
+      if (changes.length > 0) await relay.turn(plain, 0).catch(() => 0)
+      relay.wake()
       return changes
     },
     installSql: async () => installSql(await plan()),
@@ -218,6 +242,19 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     async ready() {
       await binder.bindAll()
     },
+    async verify(verifyOptions) {
+      if (parts.closed) throw new CacheClosedError(namespace)
+      return verify({ namespace, store, source, binder, db: plain }, verifyOptions)
+    },
+    async doctor() {
+      if (parts.closed) throw new CacheClosedError(namespace)
+      const { maxTouchedRows } = settings
+      return diagnose({ namespace, store, binder, db: plain, maxTouchedRows, invalidates: hub !== undefined })
+    },
+    async clear(models) {
+      if (parts.closed) throw new CacheClosedError(namespace)
+      await clearModels(parts, models)
+    },
     async idle() {
       await dispatcher.idle()
       await cleaner.flush()
@@ -225,7 +262,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     stats: () => ({ ...totals, trips: { ...totals.trips }, ...party.counters, ...parts.counters }),
     async close() {
       parts.closed = true
-      await relay?.stop()
+      await relay.stop()
       await dispatcher.idle()
       hub?.parties.delete(party)
       await cleaner.flush()
@@ -240,7 +277,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
 interface Insides {
   readonly hook: AsyncDriver['hook']
   readonly store: CacheStore
-  readonly relay: Relay | undefined
+  readonly relay: Relay
 }
 
 const insides = new WeakMap<object, Insides>()

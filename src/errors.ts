@@ -64,25 +64,37 @@ export class InvalidKeyError extends LoadstoneError {
 
 /** No row has this key. */
 export class NotFoundError extends LoadstoneError {
-  override readonly code: string = 'ERR_NOT_FOUND'
+  override readonly code: 'ERR_NOT_FOUND' | 'ERR_NOT_FOUND_HTTP' = 'ERR_NOT_FOUND'
   constructor(
     readonly model: string,
     readonly key: Readonly<Record<string, unknown>>,
+    message = `model '${model}' has no row with ${describeKey(key)}`,
   ) {
-    super(`model '${model}' has no row with ${describeKey(key)}`)
+    super(message)
   }
 }
 
 /**
- * As {@link NotFoundError}, in the form that HTTP frameworks (`status`, `statusCode`, `expose`) and GraphQL servers
- * (`extensions`) turn into a 404 by themselves.
+ * As {@link NotFoundError}, in the form that HTTP frameworks and GraphQL servers turn into a 404 by themselves. Its
+ * message goes to clients, so it names neither table nor key; `model` and `key` are there for logs.
  */
 export class NotFoundHttpError extends NotFoundError {
   override readonly code = 'ERR_NOT_FOUND_HTTP'
+  /** For Express, Koa, Nest, h3. */
   readonly status = 404
+  /** For Fastify. */
   readonly statusCode = 404
   readonly expose = true
-  readonly extensions = { code: 'NOT_FOUND', http: { status: 404 } }
+  /** For GraphQL. The response keeps its status: other fields of it may well have been found. */
+  readonly extensions = { code: 'NOT_FOUND' }
+  constructor(model: string, key: Readonly<Record<string, unknown>>) {
+    super(model, key, 'Not Found')
+  }
+
+  /** For Hono. */
+  getResponse(): Response {
+    return new Response(this.message, { status: this.status })
+  }
 }
 
 /** A `keyFields` shape selected more than one row, so it is no key. Loadstone never picks one of them. */

@@ -23,8 +23,17 @@ export {
   TransactionUseError,
 } from './errors.ts'
 export { withInvalidation } from './invalidation/dialect.ts'
+export type { Finding } from './invalidation/doctor.ts'
 export type { InvalidationCounters } from './invalidation/party.ts'
 export type { TransactionOptions } from './invalidation/transaction.ts'
+export type {
+  ShapeStaleness,
+  Staleness,
+  Unchecked,
+  VerifyOptions,
+  VerifyProgress,
+  VerifyReport,
+} from './invalidation/verify.ts'
 export type { WaveMessage } from './loaders/dispatcher.ts'
 export type { Trips } from './loaders/driver.ts'
 export type { ModelCache, Query } from './loaders/model-cache.ts'

@@ -55,8 +55,8 @@ export function recordingOf({ namespace, maxTouchedRows }: InstallPlan, model: M
  */
 export function uninstallStatements(namespace: string, models?: readonly string[]): string[] {
   const told = `substring(obj_description(p.oid, 'pg_proc') from ${quoteText(COMMENT_PATTERN)})::json`
-  const ofModels = models
-    ? ` or made.told->>'model' not in (${models.map(quoteText).join(', ') || 'null'})`
+  const otherModel = models
+    ? ` or not made.told->>'model' = any (array[${models.map(quoteText).join(', ')}]::text[])`
     : ''
   const dropFunctions = `do ${dollarQuote(`declare
   made record;
@@ -67,7 +67,7 @@ begin
     where n.nspname = '${SCHEMA}'
     order by p.proname
   loop
-    continue when made.told->>'namespace' is distinct from ${quoteText(namespace)}${ofModels};
+    continue when made.told->>'namespace' is distinct from ${quoteText(namespace)}${otherModel};
     execute format('drop function ${SCHEMA}.%I() cascade', made.proname); -- and the triggers that call it
   end loop;
 end`)}`

@@ -40,6 +40,8 @@ export const RELAY_DEFAULTS: RelaySettings = Object.freeze({
 })
 
 const MAX_BACKOFF_MS = 2000
+/** How often a process looks whether an outbox has been installed by another one, ms. */
+const ABSENT_MS = 10_000
 
 /**
  * Applies committed outbox rows that nobody applied: of a writer that crashed, of another program, of a time when
@@ -120,7 +122,7 @@ export class Relay {
         if (found && this.#shared) await db.connection().execute((connection) => this.#lead(connection))
         else if (found) await this.#work(db)
         this.#failures = 0
-        await this.#sleep(electionMs)
+        await this.#sleep(found ? electionMs : ABSENT_MS)
       } catch {
         counters.relayErrors++
         await this.#sleep(Math.min(pollMs * 2 ** this.#failures++, MAX_BACKOFF_MS))

@@ -47,6 +47,10 @@ export class Dispatcher {
     this.#parts = parts
   }
 
+  get totals(): Totals {
+    return this.#parts.totals
+  }
+
   /** One for the lookups inside a transaction: from SQL alone, through its connection. Counts together with this one. */
   forTransaction(source: Source): Dispatcher {
     return new Dispatcher({ ...this.#parts, driver: this.#parts.driver.withSource(source), useStore: false })
@@ -88,7 +92,6 @@ export class Dispatcher {
   #count(counts: WaveCounts, trips: Trips, memoHits: number, began: number): void {
     const { totals, namespace } = this.#parts
     totals.waves++
-    totals.memoHits += memoHits
     for (const name of Object.keys(counts) as (keyof WaveCounts)[]) totals[name] += counts[name]
     for (const name of Object.keys(trips) as (keyof Trips)[]) totals.trips[name] += trips[name]
     if (!channels.wave.hasSubscribers) return

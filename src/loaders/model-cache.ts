@@ -1,4 +1,11 @@
-import { CacheClosedError, InvalidKeyError, ShapeNotDeclaredError, TransactionUseError } from '../errors.ts'
+import {
+  CacheClosedError,
+  InvalidKeyError,
+  OptionError,
+  ShapeNotDeclaredError,
+  TransactionUseError,
+} from '../errors.ts'
+import { modelPrefix } from '../models/key.ts'
 import { type BoundModel, shapeOf } from '../models/model.ts'
 import type { AddressOf, Shape, ShapeKind } from '../models/shape.ts'
 import type { TouchedKeys } from '../models/touched.ts'
@@ -116,11 +123,8 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
 
   /** Forgets everything cached for this model. Goes through all keys of the store, so it is not for every write. */
   async clear(): Promise<void> {
-    const { prefix } = await this.#bound()
-    const touched = { keys: [], prefixes: [prefix] }
-    forgetTouched(this.#parts, touched)
-    await this.#parts.store.clearPrefix(prefix)
-    forgetTouched(this.#parts, touched)
+    await this.#bound()
+    await clearModels(this.#parts, [this.#binding.definition.name])
   }
 
   readonly #newLoader = () => new ScopeLoader(this.#parts.dispatcher, new Map())
@@ -156,6 +160,7 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
     const known = loader.memo?.get(address.key)
     if (known) {
       loader.memoHits++
+      this.#parts.dispatcher.totals.memoHits++
       return known.promiseAs(onAbsent)
     }
     return loader.load(new Lookup(bound, shape, values, address, onAbsent, loader.memo))
@@ -171,6 +176,25 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
     if (this.#parts.closed) throw new CacheClosedError(this.#parts.namespace)
     return this.#binding.bound ?? this.#parts.binder.bind(this.#binding)
   }
+}
+
+/**
+ * Forgets everything cached for some models, all when none are named.
+ *
+ * Rejects OptionError for a model that is not declared, StoreUnavailableError.
+ */
+export async function clearModels(parts: CacheParts, models?: readonly string[]): Promise<void> {
+  const declared = parts.binder.bindings.map(({ definition }) => definition.name)
+  const unknown = models?.find((model) => !declared.includes(model))
+  if (unknown !== undefined) {
+    throw new OptionError('models', `made of declared models (${declared.join(', ')})`, unknown)
+  }
+  const prefixes = (models ?? declared).map((model) => modelPrefix(parts.namespace, model))
+  const touched = { keys: [], prefixes }
+  forgetTouched(parts, touched)
+  for (const prefix of prefixes) await parts.store.clearPrefix(prefix)
+  // Again: a lookup made meanwhile may have seen an entry that was about to go.
+  forgetTouched(parts, touched)
 }
 
 /** The memos of the current scope, and of those it is a part of, forget what was written. */

@@ -11,32 +11,32 @@ export interface ModelMeta<Field extends string = string> {
   /** Field lists that each identify one row at most. The first one is the primary key. */
   readonly keyFields: readonly (readonly Field[])[]
   /** Field lists that select a list of rows. Default none. */
-  readonly filterFields?: readonly (readonly Field[])[]
+  readonly filterFields?: readonly (readonly Field[])[] | undefined
   /** The columns that results carry. Default: all the table has. */
-  readonly columns?: readonly Field[]
+  readonly columns?: readonly Field[] | undefined
   /** How long the store keeps a value. Default `'7d'`. Shortened by up to a tenth at random, so that values filled together do not end together. */
-  readonly ttl?: Duration
+  readonly ttl?: Duration | undefined
   /** How long the store keeps the knowledge that there is no row. Default: `ttl`, at most `'1h'`. */
-  readonly negativeTtl?: Duration
+  readonly negativeTtl?: Duration | undefined
   /** Raise it to forget everything cached for this model when the database hands out no schema numbers. 0 to 65000, default 0. */
-  readonly version?: number
+  readonly version?: number | undefined
   /** The order of lists; the primary key settles what it leaves open. Default: the primary key. */
-  readonly orderBy?: readonly (Field | readonly [Field, 'asc' | 'desc'])[]
+  readonly orderBy?: readonly (Field | readonly [Field, 'asc' | 'desc'])[] | undefined
   /** Applied to a lookup value before it becomes a key; never to what the database holds. Not called for null. */
-  readonly normalize?: { readonly [F in Field]?: (value: never) => unknown }
+  readonly normalize?: { readonly [F in Field]?: (value: never) => unknown } | undefined
   /** A longer list is answered, but not cached. Default 10,000. */
-  readonly maxListRows?: number
+  readonly maxListRows?: number | undefined
   /**
    * `'default'`: a read that starts after a write through Loadstone returned sees it. `'strict'`: and nobody ever
    * sees the new value and then the old one; writes cost one more trip to the store, before COMMIT, and fail when it
    * cannot be made. See the table of guarantees in the README.
    */
-  readonly consistency?: 'default' | 'strict'
+  readonly consistency?: 'default' | 'strict' | undefined
   /**
    * What a write to a strict model does when the store cannot be reached before COMMIT. `'abort'` (the default): it
    * is rolled back with StrictWriteError. `'proceed'`: it goes on with the promises of `'default'`.
    */
-  readonly onRedisDown?: 'abort' | 'proceed'
+  readonly onRedisDown?: 'abort' | 'proceed' | undefined
 }
 
 /** A model as declared: nothing the database has to be asked for. */

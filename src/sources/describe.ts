@@ -68,11 +68,13 @@ function physicalNames(db: Database, model: ModelDefinition, fields: readonly st
   if (table?.kind !== 'TableNode') throw new ModelError(model.name, 'is no table of this Kysely instance')
   const { schema, identifier } = (table as unknown as TableNodeParts).table
   const quoted = [schema?.name, identifier.name].filter((part) => part !== undefined).map(quote)
-  const columns = node.selections?.map(({ selection }) => {
-    const column = (selection as unknown as ReferenceNodeParts).column
-    return column.column.name
+  const columns = (node.selections ?? []).map(({ selection }, i) => {
+    const { kind, column, table: owner } = selection as unknown as ReferenceNodeParts
+    // Kysely takes 'a.b' for b of a table a, and 'a as b' for an alias.
+    if (kind === 'ReferenceNode' && owner === undefined) return column.column.name
+    throw new ModelError(model.name, `'${fields[i]}' cannot be the name of a column in Kysely`)
   })
-  return { table: quoted.join('.'), columns: columns ?? [] }
+  return { table: quoted.join('.'), columns }
 }
 
 interface TableNodeParts extends OperationNode {
@@ -83,6 +85,7 @@ interface TableNodeParts extends OperationNode {
 }
 
 interface ReferenceNodeParts extends OperationNode {
+  readonly table?: OperationNode
   readonly column: { readonly column: { readonly name: string } }
 }
 
@@ -115,30 +118,30 @@ async function readCatalog(db: Database, table: string): Promise<CatalogTable | 
   return rows[0] ? (JSON.parse(rows[0].info) as CatalogTable) : undefined
 }
 
-/** The columns as results name them. */
+/** The columns as results name them, which need not be how they are declared. */
 async function resultColumns(
   db: Database,
   model: ModelDefinition,
   catalog: CatalogTable,
   infoOf: (field: string, name: string) => ColumnInfo,
 ): Promise<ColumnInfo[]> {
-  if (model.columns) {
-    const { columns } = physicalNames(db, model, model.columns)
-    return model.columns.map((field, i) => infoOf(field, columns[i] as string))
-  }
-  const row = await db
+  const names = model.columns
+    ? physicalNames(db, model, model.columns).columns
+    : catalog.columns.map(({ name }) => name)
+  const from = db
     .selectFrom(sql`(select 1)`.as('loadstonekey'))
     .leftJoin(`${model.name} as loadstonerow`, (join) => join.on(sql<boolean>`false`))
-    .selectAll('loadstonerow')
-    .executeTakeFirstOrThrow()
-  const fields = Object.keys(row)
-  if (fields.length !== catalog.columns.length) {
+  const query = model.columns
+    ? from.select(model.columns.map((field) => `loadstonerow.${field}`))
+    : from.selectAll('loadstonerow')
+  const fields = Object.keys(await query.executeTakeFirstOrThrow())
+  if (fields.length !== names.length) {
     throw new ModelError(
       model.name,
       `a row of it has the fields ${fields.join(', ')}, which are not one per column; declare columns`,
     )
   }
-  return fields.map((field, i) => infoOf(field, catalog.columns[i]?.name ?? ''))
+  return fields.map((field, i) => infoOf(field, names[i] as string))
 }
 
 /** What the driver's type parsers make of dates: found out, as every driver and parser does it in its own way. */

@@ -1,4 +1,4 @@
-import { type SelectQueryBuilder, sql } from 'kysely'
+import { expressionBuilder, type SelectQueryBuilder, sql } from 'kysely'
 import type { ColumnInfo, TableInfo } from '../models/column.ts'
 import type { BoundModel, ModelDefinition } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
@@ -53,6 +53,8 @@ export class KyselySource implements Source {
    * `IS NOT DISTINCT FROM` uses none.
    */
   #withNulls(model: BoundModel, shape: Shape, keys: readonly KeyTexts[], masks: readonly number[]) {
+    // Not `this.#db`: plugins would transform a branch by itself, and then once more as a part of the statement.
+    const { selectFrom } = expressionBuilder<Tables>()
     const branch = (mask: number) =>
       shape.fields.reduce(
         (query, field, i) =>
@@ -61,7 +63,7 @@ export class KyselySource implements Source {
                 sql<boolean>`${keyColumn(i)} is null and ${sql.ref(`loadstonetable.${field}`)} is null`,
               )
             : query.where(sql<boolean>`${sql.ref(`loadstonetable.${field}`)} = ${keyColumn(i)}`),
-        this.#db.selectFrom(`${model.definition.name} as loadstonetable`).selectAll('loadstonetable'),
+        selectFrom(`${model.definition.name} as loadstonetable`).selectAll('loadstonetable'),
       )
     const [first, ...rest] = masks.map(branch) as [ReturnType<typeof branch>, ...ReturnType<typeof branch>[]]
     const union = rest.reduce((query, other) => query.unionAll(other), first)
@@ -77,7 +79,8 @@ export class KyselySource implements Source {
     const numbered = query.select(sql<number>`${sql.raw(KEY)}.${sql.raw(ORDINAL)}::int4`.as(ORDINAL))
     if (shape.kind === 'key') return numbered
     return orderBy.reduce(
-      (ordered, { field, direction }) => ordered.orderBy(`${ROW}.${field}`, direction),
+      // As a plain text, a name with a blank in it would be taken apart into a name and a direction.
+      (ordered, { field, direction }) => ordered.orderBy(sql.ref(`${ROW}.${field}`), direction),
       numbered.orderBy(sql.raw(ORDINAL)),
     )
   }

@@ -14,11 +14,11 @@ import { type Acquired, type CacheStore, type Fill, type Lease, newToken } from 
 
 export interface MemoryStoreOptions {
   /** Most entries kept, least recently used ones go first. Default 100,000. */
-  readonly maxEntries?: number
+  readonly maxEntries?: number | undefined
   /** Most bytes of keys and records kept. Default 64 MiB. A record larger than that is not kept at all. */
-  readonly maxBytes?: number
+  readonly maxBytes?: number | undefined
   /** The clock, in ms; for tests. Default `Date.now`. */
-  readonly now?: () => number
+  readonly now?: (() => number) | undefined
 }
 
 /** One process has one store, which never fails over: its epoch never changes. */

@@ -234,7 +234,7 @@ export class RedisStore implements CacheStore {
 
   /** @param stepMs how long each step may take */
   async *#scan(prefix: string, stepMs: number): AsyncGenerator<readonly string[]> {
-    const session = await this.#open(stepMs)
+    const session = await this.#open(Math.max(stepMs, PATIENCE_MS))
     const pattern = `${escapeGlob(this.#keyPrefix + prefix)}*`
     let cursor = '0'
     do {

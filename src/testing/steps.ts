@@ -6,7 +6,7 @@ export interface HeldStep {
   readonly op: Trip['op']
   /** What the wave asks for: keys, lease, statement. */
   readonly step: Trip
-  /** Takes the step for real, and lets the wave go on with what it came to. Resolves when the step was taken. */
+  /** Takes the step for real, once, and lets the wave go on with what it came to. Resolves when the step was taken. */
   take(): Promise<void>
   /** Lets the wave go on as if the step had failed. The step is not taken. */
   fail(error: Error): void
@@ -42,36 +42,37 @@ export function holdSteps<DB>(cache: Cache<DB>): Steps {
   const waiting: { op: Trip['op'] | undefined; found: (step: HeldStep) => void }[] = []
   hook.gate = (step, take) =>
     new Promise((resolve, reject) => {
-      const leave = () => {
-        const at = held.indexOf(heldStep)
-        if (at >= 0) held.splice(at, 1)
+      let left: Promise<void> | undefined
+      const leave = (how: () => Promise<void>) => {
+        if (!left) {
+          held.splice(held.indexOf(heldStep), 1)
+          left = how()
+        }
+        return left
       }
       const heldStep: HeldStep = {
         op: step.op,
         step,
-        async take() {
-          leave()
-          await take().then(resolve, reject)
-        },
-        fail(error) {
-          leave()
-          reject(error)
-        },
+        take: () => leave(() => take().then(resolve, reject)),
+        fail: (error) => void leave(async () => reject(error)),
       }
       held.push(heldStep)
       const at = waiting.findIndex(({ op }) => op === undefined || op === step.op)
       if (at >= 0) waiting.splice(at, 1)[0]?.found(heldStep)
     })
-  const next = (op?: Trip['op']): Promise<HeldStep> => {
-    const found = held.find((step) => op === undefined || step.op === op)
-    return found ? Promise.resolve(found) : new Promise((resolve) => waiting.push({ op, found: resolve }))
-  }
+  const find = (op?: Trip['op']) => held.find((step) => op === undefined || step.op === op)
+  const coming = (op?: Trip['op']): Promise<HeldStep> =>
+    new Promise((resolve) => waiting.push({ op, found: resolve }))
   return {
     get held() {
       return [...held]
     },
-    next,
-    take: async (op) => (await next(op)).take(),
+    next: async (op) => find(op) ?? coming(op),
+    take: async (op) => {
+      // Taken at once if it is there, so that two who ask for one take two.
+      const step = find(op) ?? (await coming(op))
+      await step.take()
+    },
     release() {
       hook.gate = undefined
       for (const step of [...held]) void step.take()
