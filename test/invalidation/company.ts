@@ -90,7 +90,9 @@ export async function onServers({ databasePort, ...extra }: Extra = {}): Promise
   const url = new URL(database.url)
   if (databasePort !== undefined) url.port = String(databasePort)
   const pool = new Pool({ connectionString: url.href })
-  pool.on('error', () => {}) // fault tests break connections
+  // Fault tests break connections, and pg tells each client of it, whether it is idle in the pool or in use.
+  pool.on('error', () => {})
+  pool.on('connect', (client) => client.on('error', () => {}))
   const db = new Kysely<CompanyTables>({ dialect: withInvalidation(new PostgresDialect({ pool })) })
   return open(
     db,
