@@ -45,6 +45,11 @@ export interface CacheOptions<DB> {
   readonly memory?: MemoryStoreOptions | undefined
   /** How values of classes that type parsers return (a Decimal, a Temporal) are kept. Default none. */
   readonly valueTypes?: readonly ValueType[] | undefined
+  /**
+   * `'triggers'` (the default): what `install()` puts into the database tells which entries a write touched. `'manual'`:
+   * there are no triggers, and entries live until their ttl, or until `invalidate` or `clear` is called.
+   */
+  readonly invalidation?: 'triggers' | 'manual' | undefined
   /** The relay of this process, see {@link RelayOptions}. False: this process never applies what others wrote. */
   readonly relay?: RelayOptions | false | undefined
 }
@@ -75,6 +80,7 @@ const OPTION_NAMES = [
   'maxTouchedRows',
   'memory',
   'valueTypes',
+  'invalidation',
   'relay',
 ]
 
@@ -90,6 +96,7 @@ export interface ResolvedOptions<DB> {
   readonly memory: MemoryStoreOptions | undefined
   readonly valueTypes: readonly ValueType[]
   readonly wave: WaveSettings
+  readonly invalidation: 'triggers' | 'manual'
   readonly relay: RelaySettings | undefined
 }
 
@@ -104,7 +111,7 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
     throw new OptionError('options', 'an object with db and namespace', given)
   }
   checkOptionNames('createModelCache', given, OPTION_NAMES)
-  const { db, redis, namespace, memory, valueTypes = [], relay = {} } = given
+  const { db, redis, namespace, memory, valueTypes = [], invalidation = 'triggers', relay = {} } = given
   if (typeof namespace !== 'string' || namespace === '') {
     throw new OptionError('namespace', 'a text that is not empty', namespace)
   }
@@ -114,9 +121,13 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
   }
   if (redis && memory) throw new OptionError('memory', 'left out when redis is given', memory)
   if (!Array.isArray(valueTypes)) throw new OptionError('valueTypes', 'a list of value types', valueTypes)
+  if (invalidation !== 'triggers' && invalidation !== 'manual') {
+    throw new OptionError('invalidation', "'triggers' or 'manual'", invalidation)
+  }
   return {
     db,
     redis,
+    invalidation,
     namespace,
     memory,
     valueTypes,
@@ -132,7 +143,7 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
       maxValueBytes: integerOption('maxValueBytes', given.maxValueBytes ?? 1024 * 1024, 0),
       random: Math.random,
     },
-    relay: relay === false ? undefined : resolveRelay(relay),
+    relay: relay === false || invalidation === 'manual' ? undefined : resolveRelay(relay),
   }
 }
 

@@ -1,8 +1,9 @@
 import type { Selectable, Transaction } from 'kysely'
 import { type CacheOptions, resolveOptions } from './cache-options.ts'
-import { CacheClosedError, ModelError, OptionError } from './errors.ts'
+import { CacheClosedError, InstallError, ModelError, OptionError } from './errors.ts'
 import { hubOf } from './invalidation/dialect.ts'
 import { diagnose, type Finding } from './invalidation/doctor.ts'
+import { inspectInstall, problemsOf } from './invalidation/inspect.ts'
 import { install, uninstall } from './invalidation/install.ts'
 import { installSql } from './invalidation/install-sql.ts'
 import {
@@ -66,6 +67,9 @@ export interface Cache<DB> {
     Row<DB, TB, Columns[number]>
   >
 
+  /** The names of the models declared so far. */
+  readonly modelNames: readonly string[]
+
   /**
    * Runs `fn` in a transaction. Lookups inside, through the models of this cache, read through the transaction: they
    * see what it has written. When it has committed, what it touched is invalidated before the promise resolves.
@@ -103,8 +107,8 @@ export interface Cache<DB> {
   uninstall(): Promise<string[]>
 
   /**
-   * Resolves when every declared model is bound to its table. Rejects ModelError, or SourceError when the database
-   * cannot be asked.
+   * Resolves when every declared model fits its table and, unless `invalidation` is `'manual'`, every write to one is
+   * recorded. Rejects InstallError when something is missing, outdated or disabled, and says what; ModelError; SourceError when the database cannot be asked.
    */
   ready(): Promise<void>
 
@@ -188,7 +192,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     forget: (touched) => forgetTouched(parts, touched),
     deleteSoon: (rows) => cleaner.add(rows),
   }
-  const hub = hubOf(db)
+  const hub = settings.invalidation === 'triggers' ? hubOf(db) : undefined
   hub?.parties.add(party)
   // A dialect with a single connection, such as PGlite's, belongs to this process, and has none to spare.
   const shared = db.getExecutor().adapter.supportsMultipleConnections !== false
@@ -214,6 +218,9 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       }
       return { name: table, cache: new ModelCache(parts, binder.add(definition)) }
     },
+    get modelNames() {
+      return binder.bindings.map(({ definition }) => definition.name)
+    },
     async transaction(fn, transactionOptions = {}) {
       if (parts.closed) throw new CacheClosedError(namespace)
       if (!hub)
@@ -236,11 +243,16 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     installSql: async () => installSql(await plan()),
     async uninstall() {
       const changes = await uninstall(plain, namespace)
+      if (hub) hub.installed = false
       binder.unbindAll()
       return changes
     },
     async ready() {
-      await binder.bindAll()
+      const bound = await plan()
+      if (settings.invalidation === 'manual') return
+      const problems = problemsOf(await inspectInstall(plain, bound))
+      if (problems.length > 0)
+        throw new InstallError(`writes are not all seen; run cache.install(): ${problems.join('; ')}`)
     },
     async verify(verifyOptions) {
       if (parts.closed) throw new CacheClosedError(namespace)
@@ -248,8 +260,17 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     },
     async doctor() {
       if (parts.closed) throw new CacheClosedError(namespace)
-      const { maxTouchedRows } = settings
-      return diagnose({ namespace, store, binder, db: plain, maxTouchedRows, invalidates: hub !== undefined })
+      const { maxTouchedRows, invalidation } = settings
+      const dialectInvalidates = hubOf(db) !== undefined
+      return diagnose({
+        namespace,
+        store,
+        binder,
+        db: plain,
+        maxTouchedRows,
+        invalidation,
+        dialectInvalidates,
+      })
     },
     async clear(models) {
       if (parts.closed) throw new CacheClosedError(namespace)

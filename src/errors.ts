@@ -193,7 +193,12 @@ export class InstallError extends LoadstoneError {
 
 /** The message of whatever was thrown. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
+  if (!(error instanceof Error)) return String(error)
+  // Where no address of a host could be reached, Node has a reason for each of them, and no message for all.
+  if (error.message === '' && error instanceof AggregateError) {
+    return [...new Set(error.errors.map(messageOf))].join('; ') || error.name
+  }
+  return error.message || error.name
 }
 
 /** A value as an error message shows it: short, on one line, never throwing. */

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { Redis } from 'ioredis'
 import { type Dialect, Kysely, PGliteDialect, PostgresDialect } from 'kysely'
+import { withInvalidation } from 'loadstone'
 import { createTables, type Database } from './schema.ts'
 import { seed } from './seed.ts'
 
@@ -19,7 +20,7 @@ export interface ShopDatabase {
 export async function openDatabase(url = process.env.DATABASE_URL): Promise<ShopDatabase> {
   let count = 0
   const root = new Kysely<Database>({
-    dialect: url ? await serverDialect(url) : await embeddedDialect(),
+    dialect: withInvalidation(url ? await serverDialect(url) : await embeddedDialect()),
     log: (event) => {
       if (event.level === 'query') count++
     },

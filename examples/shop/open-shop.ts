@@ -24,14 +24,16 @@ export interface ShopUrls {
   readonly databaseUrl?: string | undefined
 }
 
-/** A shop with rows in its tables and nothing in its cache. */
+/** A shop with rows in its tables and nothing in its cache, which is told of every write. */
 export async function openShop({ redisUrl, databaseUrl }: ShopUrls = {}): Promise<Shop> {
   const database = await openDatabase(databaseUrl)
-  const shopCache = openCache(database, redisUrl)
+  const shopCache = openCache(database, { redisUrl, invalidation: 'triggers' })
+  await shopCache.cache.install()
   return {
     ...shopCache,
     database,
     async close() {
+      await shopCache.cache.uninstall()
       await shopCache.close()
       await database.close()
     },
@@ -39,19 +41,24 @@ export async function openShop({ redisUrl, databaseUrl }: ShopUrls = {}): Promis
 }
 
 /** A new and empty cache over the database. */
-export function openCache({ db }: ShopDatabase, redisUrl?: string): ShopCache {
+export function openCache(
+  { db }: ShopDatabase,
+  {
+    redisUrl,
+    invalidation = 'manual',
+  }: { redisUrl?: string | undefined; invalidation?: 'triggers' | 'manual' } = {},
+): ShopCache {
   const redis = openRedis(redisUrl)
   const cache = createModelCache({
     db,
-    ...(redis && { redis }),
+    redis,
+    invalidation,
     // An application writes its name here. The examples share servers with others, and want to begin cold.
     namespace: `loadstone-demo-${randomBytes(4).toString('hex')}`,
     ttl: '10m',
     // 50 ms, the default, keeps requests fast when Redis is slow. The examples tell counts instead, which must not
     // change because the machine is busy.
     storeTimeout: '10s',
-    // The relay looks every second whether some other program has written. None does, and its SQL would be counted.
-    relay: false,
   })
   const models = declareModels(cache)
   return {

@@ -1,4 +1,5 @@
 import { CompiledQuery } from 'kysely'
+import { InstallError } from '../errors.ts'
 import { type Commit, type CommitStep, commitTransaction, UnknownOutcome } from './commit.ts'
 import { INTERNAL, outboxExists, type RunRaw, readOutcome, readOwnRows } from './outbox-rows.ts'
 import { clearTouched, type InvalidationParty } from './party.ts'
@@ -12,27 +13,46 @@ export interface OpenTransaction {
 
 type Step = CommitStep<InvalidationParty>
 
+export interface CommitHub {
+  /** The caches that are told of commits. */
+  readonly parties: ReadonlySet<InvalidationParty>
+  /** Whether the outbox is known to be there. */
+  installed: boolean
+}
+
 /** Drives the write path: asks the database and the stores for what a {@link Commit} yields. */
 export class Committer {
-  readonly #parties: ReadonlySet<InvalidationParty>
-  #installed = false
+  readonly #hub: CommitHub
 
-  constructor(parties: ReadonlySet<InvalidationParty>) {
-    this.#parties = parties
+  constructor(hub: CommitHub) {
+    this.#hub = hub
   }
 
   /** Whether anybody is to be told of commits. */
   get needed(): boolean {
-    return this.#parties.size > 0
+    return this.#hub.parties.size > 0
   }
 
-  /** Rejects what COMMIT rejected with; StrictWriteError or CommitOutcomeUnknownError. */
+  /** Rejects what COMMIT rejected with; StrictWriteError, CommitOutcomeUnknownError or InstallError. */
   async commit(transaction: OpenTransaction): Promise<void> {
+    const hub = this.#hub
     // Asked again with every write as long as it is missing: it may be installed at any time.
-    this.#installed ||= await isInstalled(transaction.run)
-    if (!this.#installed) return transaction.commit()
-    const parties = [...this.#parties]
-    await new CommitRun(transaction, parties).drive(commitTransaction(parties))
+    hub.installed ||= await isInstalled(transaction.run)
+    if (!hub.installed) return transaction.commit()
+    const parties = [...hub.parties]
+    try {
+      await new CommitRun(transaction, parties).drive(commitTransaction(parties))
+    } catch (error) {
+      if (!isMissing(error)) throw error
+      hub.installed = false
+      throw new InstallError(
+        'the outbox was removed while this process ran; rolled back, run the transaction again',
+        {
+          cause: error,
+          transient: true,
+        },
+      )
+    }
   }
 }
 
@@ -164,6 +184,15 @@ function isDefinite(error: unknown): boolean {
   if (error.name === 'AbortedTransactionError' || error.constructor.name === 'AbortedTransactionError')
     return true
   return (error as { severity?: unknown }).severity === 'ERROR'
+}
+
+/** "relation loadstone.outbox does not exist" */
+function isMissing(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    /\bloadstone\b/.test(error.message) &&
+    (error as { code?: unknown } & Error).code === '42P01'
+  )
 }
 
 /** "current transaction is aborted, commands ignored until end of transaction block" */

@@ -13,12 +13,12 @@ import {
   type TransactionSettings,
 } from 'kysely'
 import { OptionError } from '../errors.ts'
-import { Committer } from './committer.ts'
+import { type CommitHub, Committer } from './committer.ts'
 import { INTERNAL } from './outbox-rows.ts'
 import type { InvalidationParty } from './party.ts'
 
 /** The caches that are told of commits through one dialect. */
-export interface InvalidationHub {
+export interface InvalidationHub extends CommitHub {
   readonly parties: Set<InvalidationParty>
 }
 
@@ -50,7 +50,7 @@ export function withInvalidation(dialect: Dialect): Dialect {
   if (!(dialect.createAdapter() instanceof PostgresAdapter)) {
     throw new OptionError('dialect', 'a dialect for Postgres', dialect.constructor.name)
   }
-  const hub: InvalidationHub = { parties: new Set() }
+  const hub: InvalidationHub = { parties: new Set(), installed: false }
   return {
     createAdapter(): DialectAdapter {
       const adapter = dialect.createAdapter()
@@ -70,7 +70,7 @@ class InvalidationDriver implements Driver {
 
   constructor(inner: Driver, hub: InvalidationHub) {
     this.#inner = inner
-    this.#committer = new Committer(hub.parties)
+    this.#committer = new Committer(hub)
   }
 
   init(...args: Parameters<Driver['init']>): Promise<void> {
@@ -240,7 +240,8 @@ type StatementKind = 'read' | 'write' | 'begin' | 'commit' | 'rollback' | 'other
 
 const COMMENTS = /^(?:\s+|--[^\n]*\n|\/\*[\s\S]*?\*\/)*/
 /** Statements that may stand in a transaction, and may write rows. */
-const WRITES = /^(?:insert|update|delete|merge|with|copy|truncate)\b/i
+const WRITES =
+  /^(?:insert|update|delete|merge|copy|truncate|with\b[\s\S]*\b(?:insert|update|delete|merge))\b/i
 
 function kindOf({ query, sql }: CompiledQuery): StatementKind {
   switch (query.kind) {
@@ -254,7 +255,7 @@ function kindOf({ query, sql }: CompiledQuery): StatementKind {
     case 'RawNode': {
       const text = sql.replace(COMMENTS, '')
       if (WRITES.test(text)) return 'write'
-      if (/^(?:select|values|show|explain)\b/i.test(text)) return 'read'
+      if (/^(?:select|with|values|show|explain)\b/i.test(text)) return 'read'
       if (/^(?:begin|start\s+transaction)\b/i.test(text)) return 'begin'
       if (/^(?:commit|end)\b/i.test(text)) return 'commit'
       return /^(?:rollback|abort)\b(?!\s+to\b)/i.test(text) ? 'rollback' : 'other'

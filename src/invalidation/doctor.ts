@@ -20,8 +20,9 @@ export interface DoctorParts {
   /** Without plugins. */
   readonly db: Database
   readonly maxTouchedRows: number
+  readonly invalidation: 'triggers' | 'manual'
   /** Whether `db` is made with `withInvalidation(dialect)`. */
-  readonly invalidates: boolean
+  readonly dialectInvalidates: boolean
 }
 
 const INSTALL = 'run cache.install() or loadstone install'
@@ -35,14 +36,20 @@ const INSTALL = 'run cache.install() or loadstone install'
 export async function diagnose(parts: DoctorParts): Promise<Finding[]> {
   const [store, database] = await Promise.all([
     diagnoseStore(parts.store),
-    diagnoseDatabase(parts.db, parts.namespace),
+    diagnoseDatabase(parts.db, parts.namespace, parts.invalidation),
   ])
   const models = database.length > 1 ? await diagnoseModels(parts) : []
   return [...store, ...database, writes(parts), ...models]
 }
 
-function writes({ invalidates }: DoctorParts): Finding {
-  if (invalidates) return ok('writes', 'commits through db invalidate before they return')
+function writes({ invalidation, dialectInvalidates }: DoctorParts): Finding {
+  if (invalidation === 'manual') {
+    return ok(
+      'writes',
+      "invalidation is 'manual': entries live until their ttl, or until invalidate or clear is called",
+    )
+  }
+  if (dialectInvalidates) return ok('writes', 'commits through db invalidate before they return')
   return warn(
     'writes',
     'db is made without withInvalidation: also what this application writes itself is invalidated by the relay, a moment later',
@@ -50,7 +57,13 @@ function writes({ invalidates }: DoctorParts): Finding {
   )
 }
 
-async function diagnoseModels({ binder, db, namespace, maxTouchedRows }: DoctorParts): Promise<Finding[]> {
+async function diagnoseModels({
+  binder,
+  db,
+  namespace,
+  maxTouchedRows,
+  invalidation,
+}: DoctorParts): Promise<Finding[]> {
   const findings: Finding[] = []
   const bound: BoundModel[] = []
   if (binder.bindings.length === 0) {
@@ -71,6 +84,7 @@ async function diagnoseModels({ binder, db, namespace, maxTouchedRows }: DoctorP
   }
   const checks = [
     async () => {
+      if (invalidation === 'manual') return []
       const plan = {
         namespace,
         maxTouchedRows,

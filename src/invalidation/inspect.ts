@@ -142,7 +142,7 @@ async function readCatalog(db: Database, { namespace, models }: InstallPlan): Pr
           select privilege, '${sql.raw(SCHEMA)}.' || c.relname
           from pg_class c
           join (values
-            ('outbox', 'select'), ('outbox', 'insert'), ('outbox', 'update'), ('outbox', 'delete'),
+            ('outbox', 'select'), ('outbox', 'update'), ('outbox', 'delete'),
             ('stored_form', 'select'), ('stored_form', 'insert')
           ) as needed(relname, privilege) on needed.relname = c.relname
           where c.relnamespace = (select oid from own) and not has_table_privilege(c.oid, privilege)
@@ -275,4 +275,18 @@ function tableState({ namespace, model }: Recording, table: CatalogModel['family
 
 function isCovered({ triggers }: TableState): boolean {
   return Object.values(triggers).every((state) => state === 'installed')
+}
+
+/** What keeps an installation from being complete, a phrase each; none when it is. */
+export function problemsOf({ shared, missingRights, models, complete }: InstallState): string[] {
+  if (complete && missingRights.length === 0) return []
+  const problems: string[] = []
+  if (shared === 'missing') problems.push('there is no outbox')
+  if (shared === 'other-version') problems.push('the outbox was made by another version of Loadstone')
+  for (const right of missingRights) problems.push(`the role lacks ${right}`)
+  for (const { model, problem, uncovered } of models) {
+    if (problem !== undefined) problems.push(`model '${model}': ${problem}`)
+    if (uncovered.length > 0) problems.push(`model '${model}': ${uncovered.join(', ')} without triggers`)
+  }
+  return problems
 }

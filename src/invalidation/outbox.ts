@@ -90,7 +90,7 @@ export function grantSql(role: string): string {
   const to = quoteName(role)
   return [
     `grant usage on schema ${SCHEMA} to ${to};`,
-    `grant select, insert, update, delete on ${SCHEMA}.outbox to ${to};`,
+    `grant select, update, delete on ${SCHEMA}.outbox to ${to};`,
     `grant select, insert on ${SCHEMA}.stored_form to ${to};`,
     '',
   ].join('\n')

@@ -86,6 +86,8 @@ export class Dispatcher {
 
   /** Resolves when no wave is under way, fills included. */
   async idle(): Promise<void> {
+    // What was looked up in this tick becomes a wave at its end.
+    await new Promise((resolve) => setImmediate(resolve))
     while (this.#running.size > 0) await Promise.all(this.#running)
   }
 

@@ -7,7 +7,6 @@ import type { Database } from './database.ts'
 interface CatalogTable {
   readonly schema: string
   readonly name: string
-  readonly asciiLower: boolean
   readonly columns: readonly {
     readonly name: string
     readonly type: string
@@ -38,11 +37,10 @@ export async function describeTable(db: Database, model: ModelDefinition): Promi
     const infoOf = (field: string, name: string): ColumnInfo => {
       const column = byName.get(name)
       if (!column) {
-        const known = catalog.columns.map((each) => each.name).join(', ')
+        const known = catalog.columns.map((each) => each.name).join(', ') || 'none'
         throw new ModelError(model.name, `table ${names.table} has no column '${name}'; it has ${known}`)
       }
-      const deterministic = column.deterministic && (column.type !== 'citext' || catalog.asciiLower)
-      return { ...column, field, deterministic, labels: column.labels ?? undefined }
+      return { ...column, field, labels: column.labels ?? undefined }
     }
     const byField = new Map(fields.map((field, i) => [field, infoOf(field, names.columns[i] as string)]))
     const columns = await resultColumns(db, model, catalog, infoOf)
@@ -100,13 +98,17 @@ async function readCatalog(db: Database, table: string): Promise<CatalogTable | 
         from base join pg_type t on t.oid = base.basetype where base.basetype <> 0
     )
     select json_build_object(
-      'schema', n.nspname, 'name', c.relname, 'asciiLower', lower('I') = 'i',
+      'schema', n.nspname, 'name', c.relname,
       'columns', (
-        select json_agg(json_build_object(
+        select coalesce(json_agg(json_build_object(
           'name', a.attname, 'type', base.typname, 'sqlType', format_type(base.oid, -1),
-          'nullable', not a.attnotnull, 'deterministic', coalesce(co.collisdeterministic, true),
+          'nullable', not a.attnotnull, 'deterministic', case when base.typname = 'citext'
+            -- Where i is not the small I, or its operators are not on the search path, it is not what we take it for.
+            then lower('I') = 'i' and exists (select from pg_operator o where o.oprname = '='
+              and o.oprleft = base.oid and o.oprright = base.oid and pg_operator_is_visible(o.oid))
+            else coalesce(co.collisdeterministic, true) end,
           'labels', (select json_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = base.oid)
-        ) order by a.attnum)
+        ) order by a.attnum), '[]')
         from pg_attribute a
         join base on base.id = a.atttypid and base.basetype = 0
         left join pg_collation co on co.oid = a.attcollation
@@ -128,6 +130,8 @@ async function resultColumns(
   const names = model.columns
     ? physicalNames(db, model, model.columns).columns
     : catalog.columns.map(({ name }) => name)
+  // A column that is not there is told as that, not as the error of the statement below.
+  for (const name of names) infoOf(name, name)
   const from = db
     .selectFrom(sql`(select 1)`.as('loadstonekey'))
     .leftJoin(`${model.name} as loadstonerow`, (join) => join.on(sql<boolean>`false`))

@@ -38,10 +38,10 @@ export class KyselySource implements Source {
   /** The usual statement: one index lookup per key, and the same text whatever the number of keys. */
   #equal(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]) {
     const query = this.#db
-      .selectFrom(keyTable(model, shape, keys))
+      .selectFrom(keyTable(shape, keys))
       .innerJoin(`${model.definition.name} as ${ROW}`, (join) =>
         shape.fields.reduce(
-          (on, field, i) => on.on(sql<boolean>`${sql.ref(`${ROW}.${field}`)} = ${keyColumn(i)}`),
+          (on, field, i) => on.on(sql<boolean>`${sql.ref(`${ROW}.${field}`)} = ${keyValue(model, field, i)}`),
           join,
         ),
       )
@@ -60,15 +60,15 @@ export class KyselySource implements Source {
         (query, field, i) =>
           (mask >> i) & 1
             ? query.where(
-                sql<boolean>`${keyColumn(i)} is null and ${sql.ref(`loadstonetable.${field}`)} is null`,
+                sql<boolean>`${keyText(i)} is null and ${sql.ref(`loadstonetable.${field}`)} is null`,
               )
-            : query.where(sql<boolean>`${sql.ref(`loadstonetable.${field}`)} = ${keyColumn(i)}`),
+            : query.where(sql<boolean>`${sql.ref(`loadstonetable.${field}`)} = ${keyValue(model, field, i)}`),
         selectFrom(`${model.definition.name} as loadstonetable`).selectAll('loadstonetable'),
       )
     const [first, ...rest] = masks.map(branch) as [ReturnType<typeof branch>, ...ReturnType<typeof branch>[]]
     const union = rest.reduce((query, other) => query.unionAll(other), first)
     const query = this.#db
-      .selectFrom(keyTable(model, shape, keys))
+      .selectFrom(keyTable(shape, keys))
       .innerJoinLateral(union.as(ROW), (join) => join.onTrue())
     return this.#results(query as unknown as From, model, shape)
   }
@@ -87,21 +87,25 @@ export class KyselySource implements Source {
 }
 
 /**
- * `unnest($1::text[]::int4[], ...) with ordinality`: an array per field, so there is no limit of bind parameters.
- * As text, since drivers differ in what they make of an array of anything else.
+ * `unnest($1::text[], ...) with ordinality`: an array per field, so there is no limit of bind parameters. As text,
+ * since drivers differ in what they make of an array of anything else, and `unnest` would take apart a value that is
+ * an array or a composite itself.
  */
-function keyTable(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]) {
-  const arrays = shape.fields.map((field, i) => {
-    const { sqlType } = model.table.byField.get(field) as ColumnInfo
-    return sql`${keys.map((key) => key[i])}::text[]::${sql.raw(sqlType)}[]`
-  })
+function keyTable(shape: Shape, keys: readonly KeyTexts[]) {
+  const arrays = shape.fields.map((_, i) => sql`${keys.map((key) => key[i])}::text[]`)
   const names = sql.raw([...shape.fields.map((_, i) => `c${i}`), ORDINAL].join(', '))
   return sql<Record<string, unknown>>`unnest(${sql.join(arrays)}) with ordinality`.as<typeof KEY>(
     sql`${sql.raw(KEY)}(${names})`,
   )
 }
 
-function keyColumn(index: number) {
+/** A key's text for a field, as a value of the column's type. */
+function keyValue(model: BoundModel, field: string, index: number) {
+  const { sqlType } = model.table.byField.get(field) as ColumnInfo
+  return sql`${keyText(index)}::${sql.raw(sqlType)}`
+}
+
+function keyText(index: number) {
   return sql.raw(`${KEY}.c${index}`)
 }
 

@@ -9,7 +9,7 @@ export interface TestShop {
   readonly database: ShopDatabase
   readonly plain: Models
   /** A cache with nothing in it; closed when the test has finished. */
-  openCache(): ShopCache
+  openCache(invalidation?: 'triggers' | 'manual'): ShopCache
   close(): Promise<void>
 }
 
@@ -33,8 +33,8 @@ function testShop(database: ShopDatabase, redisUrl: string): TestShop {
   return {
     database,
     plain: plainModels(database.db),
-    openCache() {
-      const shopCache = openCache(database, redisUrl)
+    openCache(invalidation = 'manual') {
+      const shopCache = openCache(database, { redisUrl, invalidation })
       onTestFinished(() => shopCache.close())
       return shopCache
     },
