@@ -54,6 +54,9 @@ interface Session {
 const GET_CHUNK = 1000
 const SCRIPT_CHUNK = 500
 const SCAN_COUNT = 1000
+/** A write's keys go in turns of so many, each with a patience of its own. */
+const WRITE_CHUNK = 5000
+const WRITE_PATIENCE_MS = 200
 /** How long a step may take at least, ms, that no request waits for. */
 const PATIENCE_MS = 2000
 const FACT_TRIPS = 7
@@ -157,15 +160,14 @@ export class RedisStore implements CacheStore {
 
   async intend(keys: readonly string[], token: string, ttlMs: number): Promise<unknown> {
     const session = await this.#open()
-    const intended = this.#run(INTEND, keys, () => [token, ttlMs])
-    const replicated = this.#intentReplicas > 0 ? this.#waitForReplicas() : undefined
-    await Promise.all([intended, replicated])
+    await this.#runInTurns(INTEND, keys, [token, ttlMs])
+    if (this.#intentReplicas > 0) await this.#waitForReplicas()
     return session
   }
 
   async clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void> {
     await this.#open()
-    await this.#run(CLEAR, keys, () => [token ?? '', committed ? '1' : '0'])
+    await this.#runInTurns(CLEAR, keys, [token ?? '', committed ? '1' : '0'])
   }
 
   /**
@@ -223,7 +225,7 @@ export class RedisStore implements CacheStore {
     this.#connection.disconnect()
   }
 
-  /** Sent right behind the intents, so it waits for those. Without it, a failover may forget an intent in force. */
+  /** On the connection of the intents, so it waits for those. Without it, a failover may forget an intent in force. */
   async #waitForReplicas(): Promise<void> {
     const reached = await this.#within(this.#connection.wait(this.#intentReplicas, this.#timeoutMs))
     if (reached >= this.#intentReplicas) return
@@ -257,11 +259,18 @@ export class RedisStore implements CacheStore {
     )
   }
 
+  /** For writes, which may touch any number of keys, and whose caller has waited for a COMMIT anyway. */
+  async #runInTurns(script: Script, keys: readonly string[], args: readonly Argument[]): Promise<void> {
+    const patienceMs = Math.max(this.#timeoutMs, WRITE_PATIENCE_MS)
+    for (const turn of chunks(keys, WRITE_CHUNK)) await this.#run(script, turn, () => [...args], patienceMs)
+  }
+
   /** Runs a script over all keys, in chunks side by side; one reply per chunk. */
   #run(
     script: Script,
     keys: readonly string[],
     args: (from: number, to: number) => Argument[],
+    timeoutMs?: number,
   ): Promise<unknown[]> {
     const runs = chunks(keys, SCRIPT_CHUNK).map((chunk, i) => {
       const from = i * SCRIPT_CHUNK
@@ -272,7 +281,7 @@ export class RedisStore implements CacheStore {
         return this.#connection.evalBuffer(script.source, chunk.length, ...all)
       })
     })
-    return this.#within(Promise.all(runs))
+    return this.#within(Promise.all(runs), timeoutMs)
   }
 
   /** The session, waiting for it only while the very first connection is being made. */
