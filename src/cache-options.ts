@@ -56,14 +56,14 @@ export interface CacheOptions<DB> {
 
 /**
  * The relay applies writes that their writer did not apply itself: other programs, psql, crashed processes. One
- * process at a time does, on a connection of `db` that it keeps.
+ * process at a time does.
  */
 export interface RelayOptions {
   /** How often the outbox is looked at. Default `'50ms'`. */
   readonly poll?: Duration | undefined
   /** Younger outbox rows are left to the process that wrote them. Default `'100ms'`. Shorter: keys are cleared twice; longer: other programs' writes are seen later. */
   readonly grace?: Duration | undefined
-  /** How often other processes try to take over. Default `'1s'`. */
+  /** How often other processes try to take over: how long the outbox waits after a crash. Default `'1s'`. */
   readonly election?: Duration | undefined
 }
 

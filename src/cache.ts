@@ -56,7 +56,7 @@ export interface Cache<DB> {
     const Columns extends readonly FieldName<DB, TB>[] = readonly FieldName<DB, TB>[],
   >(
     table: TB,
-    meta: ModelMeta<FieldName<DB, TB>> & {
+    meta: ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>> & {
       readonly keyFields: Keys
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
@@ -194,9 +194,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   }
   const hub = settings.invalidation === 'triggers' ? hubOf(db) : undefined
   hub?.parties.add(party)
-  // A dialect with a single connection, such as PGlite's, belongs to this process, and has none to spare.
-  const shared = db.getExecutor().adapter.supportsMultipleConnections !== false
-  const relay = new Relay(party, settings.relay ?? RELAY_DEFAULTS, shared)
+  const relay = new Relay(party, settings.relay ?? RELAY_DEFAULTS)
   if (settings.relay) relay.start()
 
   const plan = async (): Promise<InstallPlan> => ({
@@ -236,7 +234,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       binder.unbindAll()
       await binder.bindAll()
       // What was written while nobody recorded it. Where the store cannot be told now, the relay does it later.
-      if (changes.length > 0) await relay.turn(plain, 0).catch(() => 0)
+      if (changes.length > 0) await relay.turn(0).catch(() => 0)
       relay.wake()
       return changes
     },

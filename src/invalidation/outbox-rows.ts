@@ -34,14 +34,18 @@ export async function readOwnRows(run: RunRaw): Promise<OwnRows> {
   return { xid, rows: parseRows(pending) }
 }
 
-export interface Backlog {
-  readonly rows: readonly OutboxRow[]
-  /** Age of the oldest row of the namespace, ms; 0 when there is none. */
-  readonly lagMs: number
+/** The age of the oldest committed row of a namespace, ms; undefined when there is none. */
+export async function backlogAge(db: Database, namespace: string): Promise<number | undefined> {
+  const { rows } = await sql<{ age: string | null }>`${sql.raw(INTERNAL)}
+    select (extract(epoch from clock_timestamp() - min(at)) * 1000)::text as age
+    from loadstone.outbox where namespace = ${namespace}`.execute(db)
+  const age = rows[0]?.age ?? null
+  return age === null ? undefined : Math.max(0, Math.round(Number(age)))
 }
 
 /**
- * Takes committed rows that nobody else is taking, oldest transactions first, for the rest of this transaction.
+ * Takes committed rows, oldest transactions first, for the rest of this transaction; none while another relay has
+ * taken some.
  *
  * @param graceMs younger rows are left to the process that wrote them
  */
@@ -50,18 +54,18 @@ export async function takeRows(
   namespace: string,
   limit: number,
   graceMs: number,
-): Promise<Backlog> {
-  const { rows } = await sql<{ pending: string | null; lag: string | null }>`${sql.raw(INTERNAL)}
-    with oldest as (
-      select extract(epoch from clock_timestamp() - min(at)) * 1000 as lag from loadstone.outbox where namespace = ${namespace}
+): Promise<OutboxRow[]> {
+  const { rows } = await sql<{ pending: string | null }>`${sql.raw(INTERNAL)}
+    with alone as materialized (
+      select pg_try_advisory_xact_lock(hashtextextended('loadstone relay ' || ${namespace}::text, 0)) as granted
     ), o as (
       select * from loadstone.outbox
-      where namespace = ${namespace} and at <= clock_timestamp() - ${graceMs}::float8 * interval '1 ms'
+      where (select granted from alone) and namespace = ${namespace}
+        and at <= clock_timestamp() - ${graceMs}::float8 * interval '1 ms'
       order by xid, id limit ${limit} for update skip locked
     )
-    select (select ${sql.raw(PENDING)} from o) as pending, (select lag::text from oldest) as lag`.execute(db)
-  const { pending, lag } = rows[0] as { pending: string | null; lag: string | null }
-  return { rows: parseRows(pending), lagMs: Math.max(0, Math.round(Number(lag ?? 0))) }
+    select ${sql.raw(PENDING)} as pending from o`.execute(db)
+  return parseRows(rows[0]?.pending ?? null)
 }
 
 /** Committed rows that nobody has applied and deleted yet, `limit` of them at most. Locks nothing. */
@@ -73,9 +77,11 @@ export async function waitingRows(db: Database, namespace: string, limit: number
 }
 
 export async function deleteRows(db: Database, rows: readonly OutboxRow[]): Promise<void> {
-  await sql`${sql.raw(INTERNAL)} delete from loadstone.outbox where (namespace, xid, id) in (
-    select n, x::xid8, i::bigint from unnest(${rows.map(({ namespace }) => namespace)}::text[],
-      ${rows.map(({ xid }) => xid)}::text[], ${rows.map(({ id }) => id)}::text[]) as t(n, x, i))`.execute(db)
+  await sql`${sql.raw(INTERNAL)} delete from loadstone.outbox where (xid, id) in (
+    select x::xid8, i::bigint
+    from unnest(${rows.map(({ xid }) => xid)}::text[], ${rows.map(({ id }) => id)}::text[]) as t(x, i))`.execute(
+    db,
+  )
 }
 
 /** What became of a transaction. */

@@ -1,7 +1,7 @@
-import { sql } from 'kysely'
+import { relayKey } from '../models/key.ts'
 import { type OutboxRow, type TouchedKeys, touchedKeys } from '../models/touched.ts'
-import type { Database } from '../sources/database.ts'
-import { deleteRows, INTERNAL, outboxExists, takeRows } from './outbox-rows.ts'
+import { newToken } from '../stores/store.ts'
+import { backlogAge, deleteRows, outboxExists, takeRows } from './outbox-rows.ts'
 import { clearTouched, type InvalidationParty } from './party.ts'
 
 export type RelayStep =
@@ -45,8 +45,9 @@ const ABSENT_MS = 10_000
 
 /**
  * Applies committed outbox rows that nobody applied: of a writer that crashed, of another program, of a time when
- * the store could not be reached. Every process has one, and one at a time works: the holder of an advisory lock,
- * on a connection it keeps for itself.
+ * the store could not be reached. Every process has one, and one at a time works: the store elects it, and an
+ * advisory lock keeps a second one out where the store forgot. No connection is kept for it: one that idles in use
+ * would be missing in a small pool, and its loss is an event that `pg` leaves to whoever has it.
  *
  * A turn takes rows with `FOR UPDATE SKIP LOCKED`, clears their keys, deletes them and commits: at least once, and
  * in any order, for a clear is right whenever it runs after the COMMIT. A cursor over ids would lose rows, as ids
@@ -55,17 +56,15 @@ const ABSENT_MS = 10_000
 export class Relay {
   readonly #party: InvalidationParty
   readonly #settings: RelaySettings
-  readonly #shared: boolean
+  readonly #candidate = newToken()
   #stopped = false
   #failures = 0
   #wake: (() => void) | undefined
   #running: Promise<void> | undefined
 
-  /** @param shared whether other processes may be on this database, and there are connections to keep one of */
-  constructor(party: InvalidationParty, settings: RelaySettings, shared: boolean) {
+  constructor(party: InvalidationParty, settings: RelaySettings) {
     this.#party = party
     this.#settings = settings
-    this.#shared = shared
   }
 
   start(): void {
@@ -88,8 +87,11 @@ export class Relay {
    *
    * @returns how many outbox rows were applied
    */
-  async turn(db: Database = this.#party.db, graceMs: number = this.#settings.graceMs): Promise<number> {
-    const { store, namespace, counters } = this.#party
+  async turn(graceMs: number = this.#settings.graceMs): Promise<number> {
+    const { store, namespace, counters, db } = this.#party
+    const age = await backlogAge(db, namespace)
+    counters.relayLagMs = age ?? 0
+    if (age === undefined || age < graceMs) return 0
     // A failure rolls back, and the rows are there for the next turn.
     return db.transaction().execute(async (trx) => {
       const steps = relayTurn()
@@ -98,13 +100,9 @@ export class Relay {
         const { done, value: step } = resume()
         if (done) return step
         let answer: unknown
-        if (step.op === 'take') {
-          const { rows, lagMs } = await takeRows(trx, namespace, this.#settings.batch, graceMs)
-          counters.relayLagMs = lagMs
-          answer = rows
-        } else if (step.op === 'clear') {
-          await clearTouched(store, step.touched, null, true)
-        } else {
+        if (step.op === 'take') answer = await takeRows(trx, namespace, this.#settings.batch, graceMs)
+        else if (step.op === 'clear') await clearTouched(store, step.touched, null, true)
+        else {
           await deleteRows(trx, step.rows)
           counters.relayed += step.rows.length
         }
@@ -118,11 +116,9 @@ export class Relay {
     const { pollMs, electionMs } = this.#settings
     while (!this.#stopped) {
       try {
-        const found = await outboxExists((query) => db.executeQuery(query))
-        if (found && this.#shared) await db.connection().execute((connection) => this.#lead(connection))
-        else if (found) await this.#work(db)
+        if (!(await outboxExists((query) => db.executeQuery(query)))) await this.#sleep(ABSENT_MS)
+        else if (!(await this.#lead())) await this.#sleep(electionMs)
         this.#failures = 0
-        await this.#sleep(found ? electionMs : ABSENT_MS)
       } catch {
         counters.relayErrors++
         await this.#sleep(Math.min(pollMs * 2 ** this.#failures++, MAX_BACKOFF_MS))
@@ -130,25 +126,17 @@ export class Relay {
     }
   }
 
-  /** Works for as long as this connection holds the lock. The server frees the lock when the connection ends. */
-  async #lead(db: Database): Promise<void> {
-    const lock = sql`hashtextextended(${`loadstone relay ${this.#party.namespace}`}, 0)`
-    const { rows } = await sql<{ leads: string }>`${sql.raw(INTERNAL)}
-      select pg_try_advisory_lock(${lock})::text as leads`.execute(db)
-    if (rows[0]?.leads !== 'true') return
-    try {
-      await this.#work(db)
-    } finally {
-      await sql`${sql.raw(INTERNAL)} select pg_advisory_unlock(${lock})`.execute(db).catch(() => undefined)
+  /** Works until half of its time is over; then it has to be elected again. False: another process works. */
+  async #lead(): Promise<boolean> {
+    const { store, namespace } = this.#party
+    const { pollMs, electionMs, batch } = this.#settings
+    const until = Date.now() + electionMs / 2
+    if (!(await store.lead(relayKey(namespace), this.#candidate, electionMs))) return false
+    while (!this.#stopped && Date.now() < until) {
+      const applied = await this.turn()
+      if (applied < batch) await this.#sleep(pollMs)
     }
-  }
-
-  async #work(db: Database): Promise<void> {
-    while (!this.#stopped) {
-      const applied = await this.turn(db)
-      this.#failures = 0
-      if (applied < this.#settings.batch) await this.#sleep(this.#settings.pollMs)
-    }
+    return true
   }
 
   #sleep(ms: number): Promise<void> {

@@ -77,24 +77,42 @@ function functionBody({ namespace, model, columns, shapes, maxTouchedRows }: Rec
     columns: columns.map(({ name, type }) => [name, type]),
     shapes: shapes.map(({ name, columns: names }) => [name, ...names.map((each) => position.get(each))]),
   })
-  const start = quoteText(`${header.slice(0, -1)},"rows":`)
-  const select = (table: string) =>
-    `select ${columns.map(({ name }, i) => `${table}.${quoteName(name)}::text collate "C" as c${i}`).join(', ')} from ${table}`
-  const tuple = `array[${columns.map((_, i) => `c${i}`).join(', ')}]`
-  const collect = (counted: string, rows: string) => `
-        select (${start} || array_to_json(array_agg(distinct ${tuple}))::text || '}')::json into touched
-        from (${rows}) written
-        where not exists (select from ${counted} offset ${maxTouchedRows});
-        if touched is null and not exists (select from ${counted}) then return null; end if;`
-  return `-- Made by Loadstone. Records which keys of the cached model a statement has touched, in the statement's own transaction.
+  const tuplesOf = (table: string) => {
+    const texts = columns.map(({ name }) => `${table}.${quoteName(name)}::text`)
+    return `array(select array[${texts.join(', ')}] from ${table} limit ${maxTouchedRows + 1})`
+  }
+  // Columns of different collations can only be compared under one that all have in common.
+  const texts = (table: string) =>
+    columns.map(({ name }, i) => `${table}.${quoteName(name)}::text collate "C" as c${i}`).join(', ')
+  return `-- Made by Loadstone. Records which keys of a cached model a statement has touched, in the statement's own transaction.
 declare
+  tuples text[]; -- old and new values of the columns
+  old_tuples text[];
   touched json; -- null: the whole model
 begin
   if tg_op <> 'TRUNCATE' then
     begin
-      if tg_op = 'UPDATE' then${collect('new_rows', `${select('old_rows')} union all ${select('new_rows')}`)}
-      elsif tg_op = 'INSERT' then${collect('new_rows', select('new_rows'))}
-      else${collect('old_rows', select('old_rows'))}
+      if tg_op = 'UPDATE' then
+        select ${tuplesOf('old_rows')},
+          ${tuplesOf('new_rows')}
+        into old_tuples, tuples;
+      elsif tg_op = 'INSERT' then
+        tuples := ${tuplesOf('new_rows')};
+      else
+        tuples := ${tuplesOf('old_rows')};
+      end if;
+      if tuples = '{}' then return null; end if;
+      if array_length(tuples, 1) <= ${maxTouchedRows} then
+        if old_tuples <> tuples then
+          if array_length(tuples, 1) = 1 then
+            tuples := old_tuples || tuples;
+          else
+            select array_agg(distinct array[${columns.map((_, i) => `c${i}`).join(', ')}]) into tuples
+            from (select ${texts('old_rows')} from old_rows
+              union all select ${texts('new_rows')} from new_rows) written;
+          end if;
+        end if;
+        touched := (${quoteText(`${header.slice(0, -1)},"rows":`)} || array_to_json(tuples)::text || '}')::json;
       end if;
     exception when others then
       -- A column was dropped or renamed, or the list grew too large: the write goes on, and all of the model counts

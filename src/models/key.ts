@@ -27,6 +27,11 @@ export function modelPrefix(namespace: string, model: string): string {
   return `${escapeKeyPart(namespace)}:${escapeKeyPart(model)}:`
 }
 
+/** The key under which the relays of a namespace elect one. No model has it: `~` is escaped in names. */
+export function relayKey(namespace: string): string {
+  return `${escapeKeyPart(namespace)}:~relay`
+}
+
 /**
  * The cache key of the values `texts` (canonical, see canonical.ts) under `prefix`: injective, and at most
  * {@link MAX_VALUES_LENGTH} characters longer than the prefix.

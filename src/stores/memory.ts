@@ -33,6 +33,7 @@ const SCAN_PORTION = 1000
 export class MemoryStore implements CacheStore {
   readonly #records: LRUCache<string, Buffer>
   readonly #now: () => number
+  readonly #leaders = new Map<string, { readonly candidate: string; readonly until: number }>()
 
   /** @throws OptionError */
   constructor(options: MemoryStoreOptions = {}) {
@@ -108,6 +109,14 @@ export class MemoryStore implements CacheStore {
   async *scan(prefix: string): AsyncGenerator<readonly string[]> {
     const keys = [...this.#records.keys()].filter((key) => key.startsWith(prefix))
     for (let from = 0; from < keys.length; from += SCAN_PORTION) yield keys.slice(from, from + SCAN_PORTION)
+  }
+
+  async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {
+    const leader = this.#leaders.get(name)
+    const now = this.#now()
+    if (leader && leader.candidate !== candidate && leader.until > now) return false
+    this.#leaders.set(name, { candidate, until: now + ttlMs })
+    return true
   }
 
   async close(): Promise<void> {

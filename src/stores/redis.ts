@@ -1,7 +1,7 @@
 import { messageOf, StoreUnavailableError } from '../errors.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
-import { ACQUIRE, CLEAR, FILL, INTEND, SCRIPTS, type Script } from './scripts.ts'
+import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, SCRIPTS, type Script } from './scripts.ts'
 import { type Acquired, type CacheStore, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
 
 /** What Loadstone needs of an ioredis `Redis` (5.x or 6.x): where to connect, and how to make a connection of its own. */
@@ -216,6 +216,12 @@ export class RedisStore implements CacheStore {
       timeoutMs: this.#timeoutMs,
       clockAheadMs: Math.round(clockAheadMs),
     }
+  }
+
+  async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {
+    await this.#open()
+    const [reply] = await this.#run(LEAD, [name], () => [candidate, ttlMs])
+    return reply === 1
   }
 
   async close(): Promise<void> {

@@ -123,4 +123,13 @@ end
 return freed`,
 )
 
-export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR]
+// KEYS: the name. ARGV: candidate, ttl ms. Reply: 1 = leads, 0 = somebody else does.
+export const LEAD = script(
+  'lead',
+  `local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1`,
+)
+
+export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR, LEAD]

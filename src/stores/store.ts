@@ -49,6 +49,12 @@ export interface CacheStore {
   /** What the server behind the store says of itself; a store inside the process has none. */
   facts?(): Promise<StoreFacts>
 
+  /**
+   * Elects one of many: true when `candidate` leads under `name` from now on for `ttlMs`, because it did already, or
+   * nobody does. For saving work only: a store that forgets may have two leaders for a while.
+   */
+  lead(name: string, candidate: string, ttlMs: number): Promise<boolean>
+
   close(): Promise<void>
 }
 

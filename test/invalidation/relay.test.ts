@@ -21,7 +21,7 @@ async function backlog(): Promise<number> {
 }
 
 /** Turns the relay by hand, without its pauses. */
-const relay = () => insidesOf(company.cache).relay.turn(company.db.withoutPlugins() as never, 0)
+const relay = () => insidesOf(company.cache).relay.turn(0)
 
 describe.each(Object.entries(PLACES))('the relay, on %s', (_place, openCompany) => {
   beforeEach(async () => {
@@ -53,7 +53,7 @@ describe.each(Object.entries(PLACES))('the relay, on %s', (_place, openCompany) 
   test('leaves young rows to whoever wrote them', async () => {
     await company.foreign(`update people set name = 'Ada' where id = 1`)
     const { relay: turned } = insidesOf(company.cache)
-    expect(await turned.turn(company.db.withoutPlugins() as never, 60_000)).toBe(0)
+    expect(await turned.turn(60_000)).toBe(0)
     expect(await backlog()).toBe(1)
   })
 
@@ -61,7 +61,7 @@ describe.each(Object.entries(PLACES))('the relay, on %s', (_place, openCompany) 
     const stranger = createModelCache({ ...company.options, relay: false })
     const { relay: turned } = insidesOf(stranger)
     await company.foreign(`update people set name = 'Ada' where id = 1`)
-    expect(await turned.turn(company.db.withoutPlugins() as never, 0)).toBe(1)
+    expect(await turned.turn(0)).toBe(1)
     // Its in-process store is another one.
     if (company.options.redis) expect(await nameOf(1)).toBe('Ada')
     await stranger.close()
