@@ -119,6 +119,9 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
   if (redis !== undefined && typeof redis?.duplicate !== 'function') {
     throw new OptionError('redis', 'an ioredis client', redis)
   }
+  if ((redis as { isCluster?: boolean } | undefined)?.isCluster) {
+    throw new OptionError('redis', 'a single server (a Redis Cluster is not supported yet)', 'a Cluster')
+  }
   if (redis && memory) throw new OptionError('memory', 'left out when redis is given', memory)
   if (!Array.isArray(valueTypes)) throw new OptionError('valueTypes', 'a list of value types', valueTypes)
   if (invalidation !== 'triggers' && invalidation !== 'manual') {

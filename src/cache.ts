@@ -61,11 +61,7 @@ export interface Cache<DB> {
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
     },
-  ): Model<
-    LookupKey<Selectable<DB[TB]>, Keys>,
-    LookupKey<Selectable<DB[TB]>, Filters>,
-    Row<DB, TB, Columns[number]>
-  >
+  ): Model<LookupKey<DB, TB, Keys>, LookupKey<DB, TB, Filters>, Row<DB, TB, Columns[number]>>
 
   /** The names of the models declared so far. */
   readonly modelNames: readonly string[]

@@ -4,30 +4,40 @@ import type { Database } from '../sources/database.ts'
 import { clockFinding, type Finding, fail, median, ok, readableMs, warn } from './findings.ts'
 import { SCHEMA } from './outbox.ts'
 import { INTERNAL, outboxExists } from './outbox-rows.ts'
+import { quoteText } from './sql-text.ts'
 
 const OLDEST_POSTGRES = 14
 const TRIPS = 7
-/** A slower round trip is worth a word: a miss makes one, and a write outside of transactions four. */
-const SLOW_TRIP_MS = 20
-/** The relay takes a fraction of a second. */
-const OLD_BACKLOG_MS = 5000
-const LONG_TRANSACTION_MS = 5 * 60_000
-/** Much more than the outbox is vacuumed for (see outbox.ts), and more than this share of a table that is mostly empty. */
-const MANY_DEAD = 100_000
+
+/** Beyond them, something is worth a word. */
+export interface DatabaseLimits {
+  /** Of a round trip, ms: a miss makes one, and a write outside of transactions four. */
+  readonly tripMs: number
+  /** Age of an outbox row, ms. The relay takes a fraction of a second. */
+  readonly backlogMs: number
+  /** Age of an open transaction, ms. */
+  readonly transactionMs: number
+  /** Dead rows of the outbox: many times those it is vacuumed for, see outbox.ts. */
+  readonly dead: number
+}
+
+export const DATABASE_LIMITS: DatabaseLimits = Object.freeze({
+  tripMs: 20,
+  backlogMs: 5000,
+  transactionMs: 5 * 60_000,
+  dead: 100_000,
+})
 
 /** Looks at the server and the outbox. Never rejects: that it cannot be reached is a finding. */
 export async function diagnoseDatabase(
   db: Database,
   namespace: string,
   invalidation: 'triggers' | 'manual',
+  limits: DatabaseLimits = DATABASE_LIMITS,
 ): Promise<Finding[]> {
   const findings: Finding[] = []
-  const checks = [() => server(db)]
-  if (invalidation === 'triggers')
-    checks.push(
-      () => transactions(db),
-      () => outbox(db, namespace),
-    )
+  const ofOutbox = [() => transactions(db, limits), () => outbox(db, namespace, limits)]
+  const checks = [() => server(db, limits), ...(invalidation === 'triggers' ? ofOutbox : [])]
   for (const check of checks) {
     try {
       findings.push(...(await check()))
@@ -53,7 +63,7 @@ interface ServerFacts {
   readonly now: number
 }
 
-async function server(db: Database): Promise<Finding[]> {
+async function server(db: Database, limits: DatabaseLimits): Promise<Finding[]> {
   const tripsMs: number[] = []
   for (let i = 0; i < TRIPS; i++) {
     const began = performance.now()
@@ -108,7 +118,7 @@ async function server(db: Database): Promise<Finding[]> {
         'alter role or database ... reset session_replication_role; or clear the models after they wrote',
       ),
     ),
-    typical <= SLOW_TRIP_MS
+    typical <= limits.tripMs
       ? ok('postgres', `a round trip takes ${readableMs(typical)} (median)`)
       : warn(
           'postgres',
@@ -128,19 +138,19 @@ interface LongTransaction {
 }
 
 /** Rows of the outbox live for milliseconds, but their space is free only when no open transaction could see them. */
-async function transactions(db: Database): Promise<Finding[]> {
+async function transactions(db: Database, limits: DatabaseLimits): Promise<Finding[]> {
   const long = await ask<readonly LongTransaction[]>(
     db,
     `(select coalesce(json_agg(t order by "ageMs" desc), '[]') from (
       select pid, coalesce(nullif(application_name, ''), usename::text, '?') as name, state,
         extract(epoch from clock_timestamp() - xact_start) * 1000 as "ageMs"
       from pg_stat_activity
-      where datname = current_database() and pid <> pg_backend_pid()
+      where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
         and (backend_xmin is not null or backend_xid is not null)
       union all
       select null, gid, 'prepared', extract(epoch from clock_timestamp() - prepared) * 1000
       from pg_prepared_xacts where database = current_database()
-    ) t where "ageMs" > ${LONG_TRANSACTION_MS})`,
+    ) t where "ageMs" > ${limits.transactionMs})`,
   )
   if (long.length === 0) return [ok('outbox', 'no long transaction holds back its vacuum')]
   return long.map(({ pid, name, state, ageMs }) =>
@@ -148,7 +158,7 @@ async function transactions(db: Database): Promise<Finding[]> {
       'outbox',
       `a transaction of ${JSON.stringify(name)} (${pid === null ? state : `${state}, pid ${pid}`}) is open for ${readableMs(ageMs)}: deleted rows of the outbox pile up behind it, and commits get slower`,
       pid === null
-        ? `commit prepared or rollback prepared '${name}'`
+        ? `commit prepared or rollback prepared ${quoteText(name)}`
         : `end it; select pg_terminate_backend(${pid}) if it is forgotten; set idle_in_transaction_session_timeout`,
     ),
   )
@@ -161,7 +171,7 @@ interface OutboxFacts {
   readonly bytes: number
 }
 
-async function outbox(db: Database, namespace: string): Promise<Finding[]> {
+async function outbox(db: Database, namespace: string, limits: DatabaseLimits): Promise<Finding[]> {
   if (!(await outboxExists((query) => db.executeQuery(query)))) return []
   const facts = await ask<OutboxFacts>(
     db,
@@ -174,7 +184,7 @@ async function outbox(db: Database, namespace: string): Promise<Finding[]> {
     namespace,
     ')',
   )
-  const old = (facts.oldestMs ?? 0) > OLD_BACKLOG_MS
+  const old = (facts.oldestMs ?? 0) > limits.backlogMs
   const size = `${(facts.bytes / 1024 / 1024).toFixed(1)} MiB`
   return [
     facts.rows === 0
@@ -185,8 +195,8 @@ async function outbox(db: Database, namespace: string): Promise<Finding[]> {
             `${facts.rows} rows wait in it, the oldest for ${readableMs(facts.oldestMs ?? 0)}: what they invalidate is still served`,
             'see that a process runs whose cache has a relay (no relay: false) and reaches Redis: its stats().relayErrors and relayLagMs tell',
           )
-        : ok('outbox', `${facts.rows} rows wait in it, none for longer than ${readableMs(OLD_BACKLOG_MS)}`),
-    facts.dead > MANY_DEAD && facts.dead > facts.rows
+        : ok('outbox', `${facts.rows} rows wait in it, none for longer than ${readableMs(limits.backlogMs)}`),
+    facts.dead > limits.dead && facts.dead > facts.rows
       ? warn(
           'outbox',
           `it has ${facts.dead} dead rows (${size}): vacuum does not keep up`,

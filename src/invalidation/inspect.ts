@@ -84,7 +84,7 @@ interface Catalog {
 interface CatalogModel {
   /** `pg_class.relkind`; null: there is no such table. */
   readonly kind: string | null
-  readonly columns: readonly (readonly [name: string, type: string])[]
+  readonly columns: readonly (readonly [name: string, type: string, virtual: boolean])[]
   readonly function: {
     readonly comment: string | null
     readonly body: string
@@ -152,7 +152,7 @@ async function readCatalog(db: Database, { namespace, models }: InstallPlan): Pr
         select coalesce(json_agg(json_build_object(
           'kind', root.relkind,
           'columns', (
-            select coalesce(json_agg(json_build_array(a.attname, base.typname) order by a.attnum), '[]')
+            select coalesce(json_agg(json_build_array(a.attname, base.typname, a.attgenerated = 'v') order by a.attnum), '[]')
             from pg_attribute a join base on base.id = a.atttypid and base.basetype = 0
             where a.attrelid = root.oid and a.attnum > 0 and not a.attisdropped
           ),
@@ -192,12 +192,12 @@ function sharedState({ tables }: Catalog): InstallState['shared'] {
 function modelState(plan: InstallPlan, model: ModelPlan, catalog: CatalogModel): ModelState {
   const wanted: Recording = { ...model, namespace: plan.namespace, maxTouchedRows: plan.maxTouchedRows }
   const tableName = quoteTable(model.table)
-  const columns = new Map(catalog.columns)
+  const columns = new Map(catalog.columns.map(([name, type]) => [name, type]))
   const recorded = parseFunctionComment(catalog.function?.comment ?? null)
   const tables = catalog.family.map((table) => tableState(wanted, table))
   const outdated = catalog.function ? whyOutdated(wanted, recorded, catalog.function, columns) : undefined
   const verdict =
-    impossibility(tableName, catalog) ??
+    impossibility(wanted, tableName, catalog) ??
     triggerProblem(tableName, tables[0]) ??
     (outdated === undefined ? undefined : (['outdated', outdated] as const))
   return {
@@ -218,10 +218,21 @@ function modelState(plan: InstallPlan, model: ModelPlan, catalog: CatalogModel):
 
 type Verdict = readonly [state: ModelState['state'], problem: string] | undefined
 
-function impossibility(tableName: string, { kind, family }: CatalogModel): Verdict {
+function impossibility(
+  wanted: Recording,
+  tableName: string,
+  { kind, family, columns }: CatalogModel,
+): Verdict {
   if (kind === null) return ['impossible', `there is no table ${tableName}`]
   if (kind !== 'r' && kind !== 'p') {
     return ['impossible', `${tableName} ${KIND_PROBLEMS[kind] ?? OTHER_KIND_PROBLEM}`]
+  }
+  const virtual = columns.find(
+    ([name, , isVirtual]) => isVirtual && wanted.columns.some((column) => column.name === name),
+  )
+  if (virtual) {
+    const column = `column ${quoteName(virtual[0])} of ${tableName}`
+    return ['impossible', `${column} is generated, but not stored: triggers cannot see its values`]
   }
   const foreign = family.find((member) => member.kind === 'f')
   return foreign && ['impossible', `${quoteTable(foreign)} ${FOREIGN_MEMBER_PROBLEM}`]

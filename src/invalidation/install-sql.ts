@@ -30,6 +30,7 @@ of the statement, so that the cache forgets them. Safe to run again; run it in o
 Needs: create on the database (the first time), create on schema ${SCHEMA}, trigger on each table. A trigger that is not
 there yet waits for the running writers of its table, and later writers wait behind it, so set a limit:
   set lock_timeout = '5s';
+The functions run with the rights of the role that runs this: let the owner of the tables do it, not a superuser.
 
 The role of the application, if it is not the one that runs this, needs afterwards:
 ${indent(grantSql('my_application'))}`

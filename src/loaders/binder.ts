@@ -52,12 +52,11 @@ export class Binder {
   /** @throws ModelError when the table does not fit the model, SourceError when the database cannot be asked */
   async bind(binding: Binding): Promise<BoundModel> {
     if (binding.bound) return binding.bound
-    const pending = [...this.#bindings.values()]
-      .filter(({ bound }) => !bound)
-      .map((each) => this.#start(each))
+    const mine = this.#start(binding)
+    const others = this.bindings.filter(({ bound }) => !bound).map((each) => this.#start(each))
     // Each failure concerns only its own model, but all go on together.
-    await Promise.allSettled(pending)
-    return this.#start(binding)
+    await Promise.allSettled([mine, ...others])
+    return mine
   }
 
   /** Binds every declared model. Rejects what the first that cannot be bound rejects with. */

@@ -3,7 +3,7 @@ import type { Lease } from '../stores/store.ts'
 /** What a load came to, for those who joined it: the encoded value, none, not to be shared, or why it failed. */
 export type FlightResult = Buffer | 'absent' | 'unshared' | Error
 
-/** A load in flight, for one key under one lease. */
+/** A load in flight, for one key under one lease: our own, or another process' that we wait for. */
 export class Flight {
   readonly lease: Lease
   readonly result: Promise<FlightResult>
@@ -36,6 +36,11 @@ export class Flights {
   /** @param session the store's present one */
   constructor(session: () => unknown) {
     this.#session = session
+  }
+
+  /** The store's present session. */
+  get session(): unknown {
+    return this.#session()
   }
 
   get size(): number {

@@ -113,6 +113,10 @@ interface Entry {
   state: EntryState
   /** The record behind `leased`. */
   record: Buffer | null
+  /** The store's session that `record` was seen in. */
+  session: unknown
+  /** Flights that end with what this entry comes to. */
+  flights: Flight[] | undefined
 }
 
 /** More keys than this in one statement are split, so that none runs too long. */
@@ -142,6 +146,8 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
       shape: lookup.shape,
       state: 'none',
       record: null,
+      session: undefined,
+      flights: undefined,
     }
     byKey.set(key, entry)
     ;(route === 'store' ? entries : uncertain).push(entry)
@@ -167,10 +173,13 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
 
 /** Asks the store; answers what it has, and returns the rest. */
 function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
+  // From before the trip: should it change meanwhile, nobody can join on what was seen.
+  const { session } = env.flights
   const records: (Buffer | null)[] = yield { op: 'getMany', keys: entries.map(keyOfEntry) }
   const open: Entry[] = []
   for (let i = 0; i < entries.length; i++) {
     const entry = entries[i] as Entry
+    entry.session = session
     if (!believe(entry, records[i] as Buffer | null, env)) open.push(entry)
   }
   return open
@@ -187,17 +196,23 @@ function believe(entry: Entry, record: Buffer | null, { counts }: WaveEnvironmen
   entry.state = state
   if (state === 'value') {
     if (answerFrom(entry, record as Buffer, HEADER_BYTES)) {
+      if (entry.flights) land(entry, (record as Buffer).subarray(HEADER_BYTES))
       counts.hits++
       return true
     }
     entry.state = 'damaged'
   } else if (state === 'absent') {
     answerAbsent(entry)
+    land(entry, 'absent')
     counts.absents++
     return true
   }
   if (entry.state === 'damaged') counts.damaged++
   return false
+}
+
+function land({ flights }: Entry, result: FlightResult): void {
+  if (flights) for (const flight of flights) flight.settle(result)
 }
 
 function answerAbsent(entry: Entry): void {
@@ -256,6 +271,7 @@ class Load {
         const granted = free.filter((_, i) => acquired.records[i] === null)
         const refused = free.filter((entry, i) => {
           const record = acquired.records[i] as Buffer | null
+          entry.session = acquired.lease.session
           return record !== null && !believe(entry, record, this.#env)
         })
         // Damaged even now: what is there came from somebody who writes other bytes than we can read.
@@ -275,12 +291,16 @@ class Load {
     const waiting: Entry[] = []
     const newer: Entry[] = []
     for (const entry of taken) {
-      const flight =
-        entry.state === 'leased' ? flights.get(entry.key, leaseToken(entry.record as Buffer)) : undefined
-      if (flight) tasks.push(this.#join(entry, flight))
+      const token = entry.state === 'leased' ? leaseToken(entry.record as Buffer) : undefined
+      const flight = token && flights.get(entry.key, token)
+      if (flight && !entry.flights?.includes(flight)) tasks.push(this.#join(entry, flight))
       // Newer code's values stay for newer code; waiting would not change them.
       else if (entry.state === 'newer') newer.push(entry)
-      else waiting.push(entry)
+      else {
+        waiting.push(entry)
+        // Another process loads it. Whoever sees that token too waits with us, and not each for a statement of its own.
+        if (token && !flight) this.#begin(entry, { token, session: entry.session })
+      }
     }
     tasks.push(...this.#selects(newer, null))
     if (waiting.length > 0) tasks.push(this.#wait(waiting, attempt))
@@ -350,7 +370,7 @@ class Load {
    */
   *#select(entries: readonly Entry[], lease: Lease | null): Wave {
     const [{ model, shape }] = entries as readonly [Entry, ...Entry[]]
-    const opened = lease && entries.map(({ key }) => this.#open(key, lease))
+    if (lease) for (const entry of entries) this.#begin(entry, lease)
     let lists: ResultRow[][]
     try {
       lists = yield {
@@ -362,31 +382,31 @@ class Load {
     } catch (cause) {
       this.#env.counts.sourceErrors++
       const error = new SourceError(model.definition.name, shape.fields, cause)
-      entries.forEach((entry, i) => {
+      for (const entry of entries) {
         for (const lookup of entry.lookups) lookup.fail(error)
-        opened?.[i]?.settle(error)
+        land(entry, error)
         if (lease) this.#give(lease, entry, 'release')
-      })
+      }
       return
     }
     const apart: Wave[] = []
     entries.forEach((entry, i) => {
       const rows = lists[i] as ResultRow[]
-      const result = this.#answer(entry, rows, apart, lease !== null)
-      opened?.[i]?.settle(result)
+      const result = this.#answer(entry, rows, apart)
+      land(entry, result)
       if (lease) this.#give(lease, entry, Buffer.isBuffer(result) || result === 'absent' ? result : 'release')
     })
     if (apart.length > 0) yield* this.#each(apart)
   }
 
-  #open(key: string, lease: Lease): Flight {
-    const flight = this.#env.flights.begin(key, lease)
-    this.#opened.push({ key, flight })
-    return flight
+  #begin(entry: Entry, lease: Lease): void {
+    const flight = this.#env.flights.begin(entry.key, lease)
+    entry.flights = [...(entry.flights ?? []), flight]
+    this.#opened.push({ key: entry.key, flight })
   }
 
   /** Answers an entry with its rows, and says what others may be given. Lookups that could not get rows of their own go to `apart`. */
-  #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[], share: boolean): FlightResult {
+  #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[]): FlightResult {
     const { model, shape, lookups } = entry
     const [first, ...others] = lookups as [Lookup, ...Lookup[]]
     const [row] = rows
@@ -400,11 +420,12 @@ class Load {
       return error
     }
     // Encoded before the caller gets the row, which is theirs to change from then on.
-    const payload = share || others.length > 0 ? this.#encode(model, shape, rows) : undefined
+    const payload = entry.flights || others.length > 0 ? this.#encode(model, shape, rows) : undefined
     first.answer(shape.kind === 'key' ? row : rows)
     if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
       for (const lookup of others)
-        if (lookup.pending) apart.push(this.#select([{ ...entry, lookups: [lookup] }], null))
+        if (lookup.pending)
+          apart.push(this.#select([{ ...entry, lookups: [lookup], flights: undefined }], null))
     }
     return payload ?? 'unshared'
   }

@@ -7,7 +7,10 @@ import { modelPrefix } from './key.ts'
 import { type AddressOf, createAddressOf, defineShape, type Shape, type ShapeKind } from './shape.ts'
 
 /** How a table is cached. Checked once, by `cache.model()`. */
-export interface ModelMeta<Field extends string = string> {
+export interface ModelMeta<
+  Field extends string = string,
+  Values extends { readonly [F in Field]: unknown } = { readonly [F in Field]: never },
+> {
   /** Field lists that each identify one row at most. The first one is the primary key. */
   readonly keyFields: readonly (readonly Field[])[]
   /** Field lists that select a list of rows. Default none. */
@@ -23,7 +26,7 @@ export interface ModelMeta<Field extends string = string> {
   /** The order of lists; the primary key settles what it leaves open. Default: the primary key. */
   readonly orderBy?: readonly (Field | readonly [Field, 'asc' | 'desc'])[] | undefined
   /** Applied to a lookup value before it becomes a key; never to what the database holds. Not called for null. */
-  readonly normalize?: { readonly [F in Field]?: (value: never) => unknown } | undefined
+  readonly normalize?: { readonly [F in Field]?: (value: NonNullable<Values[F]>) => unknown } | undefined
   /** A longer list is answered, but not cached. Default 10,000. */
   readonly maxListRows?: number | undefined
   /**

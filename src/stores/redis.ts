@@ -46,7 +46,7 @@ export interface RedisStoreOptions {
 
 /** A connection to one master from `ready` to `close`. Leases are good within one session only. */
 interface Session {
-  /** First four characters of `master_replid`, which changes with every restart and every promotion. */
+  /** First four bytes of `master_replid`, which changes with every restart and every promotion. */
   readonly epoch: Buffer
 }
 
@@ -335,9 +335,9 @@ export class RedisStore implements CacheStore {
     const info = await this.#connection.info('replication')
     // A replica has its master's epoch, but may not have heard of the latest writes.
     if (/^role:slave/m.test(info)) throw new StoreUnavailableError('it is a replica')
-    const replid = /^master_replid:([0-9a-f]{4})/m.exec(info)?.[1]
+    const replid = /^master_replid:([0-9a-f]{8})/m.exec(info)?.[1]
     if (!replid) throw new StoreUnavailableError('INFO replication does not tell master_replid')
-    return Buffer.from(replid, 'latin1')
+    return Buffer.from(replid, 'hex')
   }
 
   #within<T>(step: Promise<T>, timeoutMs = this.#timeoutMs): Promise<T> {
