@@ -208,6 +208,54 @@ describe('a write during a load', () => {
   })
 })
 
+describe('a load of another process that takes longer than the wait', () => {
+  /** Their load, and 20 readers here that have seen its lease. */
+  async function herd() {
+    const theirSteps = holdSteps(theirs.cache)
+    const their = read(theirs)
+    await takeUpTo(theirSteps, 'select')
+    const steps = holdSteps(mine.cache)
+    const readers = Array.from({ length: 20 }, () => read(mine))
+    for (let i = 0; i < 20; i++) await steps.take('getMany')
+    await steps.next('join')
+    return { their, theirSteps, steps, readers }
+  }
+
+  test('costs one statement for all who wait in a process', async () => {
+    const { their, theirSteps, steps, readers } = await herd()
+    steps.release()
+    expect(new Set(await Promise.all(readers))).toEqual(new Set(['old']))
+    await mine.cache.idle()
+    expect(mine.cache.stats()).toMatchObject({ joined: 19, waitedOut: 1, trips: { select: 1, fill: 0 } })
+    theirSteps.release()
+    await their
+  })
+
+  test('costs none when it arrives while one of them looks for it', async () => {
+    const { their, theirSteps, steps, readers } = await herd()
+    theirSteps.release()
+    await their
+    await theirs.cache.idle()
+    steps.release()
+    expect(new Set(await Promise.all(readers))).toEqual(new Set(['old']))
+    await mine.cache.idle()
+    expect(mine.cache.stats()).toMatchObject({ joined: 19, trips: { select: 0 } })
+  })
+
+  test('is not joined by who no longer sees its lease: a write came between', async () => {
+    const { their, theirSteps, steps, readers } = await herd()
+    await write('new')
+    const late = read(mine)
+    await steps.take('getMany')
+    await steps.take('acquire')
+    await steps.take('select')
+    expect(await late).toBe('new')
+    steps.release()
+    theirSteps.release()
+    await Promise.all([their, ...readers])
+  })
+})
+
 describe('a second reader in the same process', () => {
   test('that sees the lease of a load in flight joins it: one statement', async () => {
     const steps = holdSteps(mine.cache)
