@@ -85,7 +85,10 @@ function exportsOf(module: Record<string, unknown>): ReadonlyMap<string, unknown
 }
 
 function choose(exported: ReadonlyMap<string, unknown>, wanted: string | undefined, name: string): CliCache {
-  const caches = [...exported].filter(([, value]) => isCache(value)).map(([each]) => each)
+  const caches = [...exported]
+    .filter(([, value]) => isCache(value))
+    .map(([each]) => each)
+    .sort()
   const hint = caches.length > 0 ? `; caches are ${caches.join(', ')}: choose with --export` : ''
   if (wanted !== undefined) {
     const value = exported.get(wanted)
@@ -93,7 +96,7 @@ function choose(exported: ReadonlyMap<string, unknown>, wanted: string | undefin
     throw new ModuleError(
       exported.has(wanted)
         ? `export '${wanted}' of ${name} is no cache made by createModelCache${hint}`
-        : `${name} has no export '${wanted}'; it has ${[...exported.keys()].join(', ') || 'none'}`,
+        : `${name} has no export '${wanted}'; it has ${[...exported.keys()].sort().join(', ') || 'none'}`,
     )
   }
   const only = caches.length === 1 ? caches : []

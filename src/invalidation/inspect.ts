@@ -264,7 +264,8 @@ function whyOutdated(
   // What a newer version installed is its own affair.
   if (recorded.version > INSTALL_VERSION) return undefined
   const right = functionParts(recorded)
-  const isOurs = body.trim() === right.body && definer && settings?.join('\0') === right.settings.join('\0')
+  const isOurs =
+    body.trim() === right.body && definer && (settings ?? []).join('\0') === right.settings.join('\0')
   if (recorded.version < INSTALL_VERSION || !isOurs)
     return 'the function of the triggers is not that of this version'
   if (recorded.maxTouchedRows !== wanted.maxTouchedRows) {

@@ -55,7 +55,7 @@ export function recordingOf({ namespace, maxTouchedRows }: InstallPlan, model: M
  * @param models default: all of the namespace, together with its outbox rows and its numbers of stored forms
  */
 export function uninstallStatements(namespace: string, models?: readonly string[]): string[] {
-  const told = `substring(obj_description(p.oid, 'pg_proc') from ${quoteText(COMMENT_PATTERN)})::json`
+  const told = `substring(pg_catalog.obj_description(p.oid, 'pg_proc') from ${quoteText(COMMENT_PATTERN)})::json`
   const otherModel = models
     ? ` or not made.told->>'model' = any (array[${models.map(quoteText).join(', ')}]::text[])`
     : ''
@@ -69,11 +69,11 @@ begin
     order by p.proname
   loop
     continue when made.told->>'namespace' is distinct from ${quoteText(namespace)}${otherModel};
-    execute format('drop function ${SCHEMA}.%I() cascade', made.proname); -- and the triggers that call it
+    execute pg_catalog.format('drop function ${SCHEMA}.%I() cascade', made.proname); -- and the triggers that call it
   end loop;
 end`)}`
   const dropShared = `do ${dollarQuote(`begin
-  if to_regclass('${SCHEMA}.outbox') is null or to_regclass('${SCHEMA}.stored_form') is null then
+  if pg_catalog.to_regclass('${SCHEMA}.outbox') is null or pg_catalog.to_regclass('${SCHEMA}.stored_form') is null then
     return;
   end if;
   delete from ${SCHEMA}.outbox where namespace = ${quoteText(namespace)};

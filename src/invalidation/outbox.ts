@@ -21,8 +21,10 @@ export function sharedVersion(comment: string | null): number | undefined {
  * Takes turns with every other installation on this database, until the transaction ends. As a statement without a
  * result, so that psql prints nothing.
  */
+// Functions are qualified here and in the other statements of an installation: those who run it may be superusers, and
+// on their search_path may be a schema where others can put a function that fits better.
 export const TAKE_INSTALL_LOCK = `do ${dollarQuote(`begin
-  perform pg_advisory_xact_lock(hashtextextended('loadstone install', 0));
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('loadstone install', 0));
 end`)}`
 
 const OUTBOX_COMMENT = `What writes touched and nobody has cleared from the cache yet. Rows live for milliseconds. ${SHARED_MARK}`
@@ -37,18 +39,18 @@ const STORED_FORM_COMMENT = `Numbers of the forms in which models are cached, in
 // No ANALYZE: it would see the table now empty and now full, and plans would change with it. No truncation after a
 // vacuum: it takes a lock that every writer of every model would wait for.
 export const CREATE_SHARED = `do ${dollarQuote(`begin
-  if to_regnamespace('${SCHEMA}') is null then
+  if pg_catalog.to_regnamespace('${SCHEMA}') is null then
     create schema ${SCHEMA};
     comment on schema ${SCHEMA} is 'Keeps caches right about this database. ${SHARED_MARK}';
   end if;
-  if to_regclass('${SCHEMA}.outbox') is null then
+  if pg_catalog.to_regclass('${SCHEMA}.outbox') is null then
     create table ${SCHEMA}.outbox (
-      xid xid8 not null default pg_current_xact_id(),
+      xid xid8 not null default pg_catalog.pg_current_xact_id(),
       id bigint generated always as identity (cache 32),
       namespace text not null,
       model text not null,
       touched json, -- null: the whole model
-      at timestamptz not null default clock_timestamp(),
+      at timestamptz not null default pg_catalog.clock_timestamp(),
       primary key (xid, id)
     ) with (
       autovacuum_vacuum_scale_factor = 0,
@@ -61,27 +63,27 @@ export const CREATE_SHARED = `do ${dollarQuote(`begin
     );
     comment on table ${SCHEMA}.outbox is '${OUTBOX_COMMENT}';
   end if;
-  if to_regclass('${SCHEMA}.stored_form') is null then
+  if pg_catalog.to_regclass('${SCHEMA}.stored_form') is null then
     create table ${SCHEMA}.stored_form (
       namespace text not null,
       model text not null,
       form text not null,
       number integer not null check (number between 0 and 65000),
-      at timestamptz not null default clock_timestamp(),
+      at timestamptz not null default pg_catalog.clock_timestamp(),
       primary key (namespace, model, form),
       unique (namespace, model, number)
     );
     comment on table ${SCHEMA}.stored_form is '${STORED_FORM_COMMENT}';
   end if;
-  if obj_description('${SCHEMA}.outbox'::regclass, 'pg_class') is distinct from '${OUTBOX_COMMENT}'
-    or obj_description('${SCHEMA}.stored_form'::regclass, 'pg_class') is distinct from '${STORED_FORM_COMMENT}' then
+  if pg_catalog.obj_description('${SCHEMA}.outbox'::regclass, 'pg_class') is distinct from '${OUTBOX_COMMENT}'
+    or pg_catalog.obj_description('${SCHEMA}.stored_form'::regclass, 'pg_class') is distinct from '${STORED_FORM_COMMENT}' then
     raise object_not_in_prerequisite_state
       using message = 'schema ${SCHEMA} has tables that this version of Loadstone did not make';
   end if;
   -- The trigger functions run as their owner: without this right, every write to a cached table would fail.
-  if not has_table_privilege('${SCHEMA}.outbox', 'insert') then
+  if not pg_catalog.has_table_privilege('${SCHEMA}.outbox', 'insert') then
     raise insufficient_privilege
-      using message = format('role %I may not insert into ${SCHEMA}.outbox', current_user);
+      using message = pg_catalog.format('role %I may not insert into ${SCHEMA}.outbox', current_user);
   end if;
 end`)}`
 

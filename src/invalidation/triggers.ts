@@ -57,12 +57,10 @@ const PRINTED_BY_SETTINGS = new Set([
   'bytea',
 ])
 
-/** As `pg_proc.proconfig` has them. Each costs every write a little, so they are there only for types that need them. */
+/** As `pg_proc.proconfig` has them. Having any costs every write a little, so they are there only for types that need them. */
 function settingsOf(columns: readonly RecordedColumn[]): readonly string[] {
-  const searchPath = 'search_path=pg_catalog, pg_temp'
-  if (!columns.some(({ type }) => PRINTED_BY_SETTINGS.has(type))) return [searchPath]
+  if (!columns.some(({ type }) => PRINTED_BY_SETTINGS.has(type))) return []
   return [
-    searchPath,
     'TimeZone=UTC',
     'DateStyle=ISO, YMD',
     'IntervalStyle=postgres',
@@ -77,42 +75,46 @@ function functionBody({ namespace, model, columns, shapes, maxTouchedRows }: Rec
     columns: columns.map(({ name, type }) => [name, type]),
     shapes: shapes.map(({ name, columns: names }) => [name, ...names.map((each) => position.get(each))]),
   })
-  const tuplesOf = (table: string) => {
-    const texts = columns.map(({ name }) => `${table}.${quoteName(name)}::text`)
-    return `array(select array[${texts.join(', ')}] from ${table} limit ${maxTouchedRows + 1})`
-  }
+  const textsOf = (table: string) => columns.map(({ name }) => `${table}.${quoteName(name)}::pg_catalog.text`)
+  const tuplesOf = (table: string) =>
+    `array(select array[${textsOf(table).join(', ')}] from ${table} limit ${maxTouchedRows + 1})`
   // Columns of different collations can only be compared under one that all have in common.
-  const texts = (table: string) =>
-    columns.map(({ name }, i) => `${table}.${quoteName(name)}::text collate "C" as c${i}`).join(', ')
+  const comparable = (table: string) =>
+    textsOf(table)
+      .map((text, i) => `${text} collate pg_catalog."C" as c${i}`)
+      .join(', ')
   return `-- Made by Loadstone. Records which keys of a cached model a statement has touched, in the statement's own transaction.
+-- All names are qualified: whatever a writer has on its search_path, nothing of it runs with the rights of the owner.
+-- To set search_path for the function would do as well, and cost every write.
 declare
-  tuples text[]; -- old and new values of the columns
-  old_tuples text[];
-  touched json; -- null: the whole model
+  tuples pg_catalog.text[]; -- old and new values of the columns
+  old_tuples pg_catalog.text[];
+  touched pg_catalog.json; -- null: the whole model
 begin
-  if tg_op <> 'TRUNCATE' then
+  if tg_op operator(pg_catalog.<>) 'TRUNCATE' then
     begin
-      if tg_op = 'UPDATE' then
+      if tg_op operator(pg_catalog.=) 'UPDATE' then
         select ${tuplesOf('old_rows')},
           ${tuplesOf('new_rows')}
         into old_tuples, tuples;
-      elsif tg_op = 'INSERT' then
+      elsif tg_op operator(pg_catalog.=) 'INSERT' then
         tuples := ${tuplesOf('new_rows')};
       else
         tuples := ${tuplesOf('old_rows')};
       end if;
-      if tuples = '{}' then return null; end if;
-      if array_length(tuples, 1) <= ${maxTouchedRows} then
-        if old_tuples <> tuples then
-          if array_length(tuples, 1) = 1 then
-            tuples := old_tuples || tuples;
+      if tuples operator(pg_catalog.=) '{}' then return null; end if;
+      if pg_catalog.array_length(tuples, 1) operator(pg_catalog.<=) ${maxTouchedRows} then
+        if old_tuples operator(pg_catalog.<>) tuples then
+          if pg_catalog.array_length(tuples, 1) operator(pg_catalog.=) 1 then
+            tuples := old_tuples operator(pg_catalog.||) tuples;
           else
-            select array_agg(distinct array[${columns.map((_, i) => `c${i}`).join(', ')}]) into tuples
-            from (select ${texts('old_rows')} from old_rows
-              union all select ${texts('new_rows')} from new_rows) written;
+            select pg_catalog.array_agg(distinct array[${columns.map((_, i) => `c${i}`).join(', ')}]) into tuples
+            from (select ${comparable('old_rows')} from old_rows
+              union all select ${comparable('new_rows')} from new_rows) written;
           end if;
         end if;
-        touched := (${quoteText(`${header.slice(0, -1)},"rows":`)} || array_to_json(tuples)::text || '}')::json;
+        touched := (${quoteText(`${header.slice(0, -1)},"rows":`)} operator(pg_catalog.||) pg_catalog.array_to_json(tuples)::pg_catalog.text
+          operator(pg_catalog.||) '}')::pg_catalog.json;
       end if;
     exception when others then
       -- A column was dropped or renamed, or the list grew too large: the write goes on, and all of the model counts
@@ -131,7 +133,7 @@ export interface InstalledFunction extends Recording {
   readonly version: number
 }
 
-/** The comment that tells later installations what is recorded. */
+/** The comment that tells later installations what is recorded. Later versions may add to it, but older ones must be able to read it. */
 export function functionComment(recording: Recording): string {
   const { namespace, model, columns, shapes, maxTouchedRows } = recording
   return `Loadstone, install version ${INSTALL_VERSION}: ${JSON.stringify({
@@ -179,11 +181,10 @@ export function functionStatements(recording: Recording): string[] {
   const { body, settings } = functionParts(recording)
   const set = settings.map((setting) => {
     const [parameter, value] = setting.split('=') as [string, string]
-    // A list is no text: quoted as one, it would be a single schema of that name.
-    return `  set ${parameter} = ${parameter === 'search_path' ? value : quoteText(value)}`
+    return `\n  set ${parameter} = ${quoteText(value)}`
   })
   return [
-    `create or replace function ${name} returns trigger\n  language plpgsql security definer\n${set.join('\n')}\nas ${dollarQuote(body)}`,
+    `create or replace function ${name} returns pg_catalog.trigger\n  language plpgsql security definer${set.join('')}\nas ${dollarQuote(body)}`,
     `comment on function ${name} is ${quoteText(functionComment(recording))}`,
     // Else anybody could put it on a table of their own, and have the cache forget what they like.
     `revoke all on function ${name} from public`,
@@ -253,7 +254,7 @@ begin
       else '${OTHER_KIND_PROBLEM}' end;
   end if;
   for missing in
-    select format('%I.%I', n.nspname, c.relname) as table_name, c.relkind, events.*
+    select pg_catalog.format('%I.%I', n.nspname, c.relname) as table_name, c.relkind, events.*
     from (
       ${familyOf('root')}
     ) family
@@ -262,7 +263,7 @@ begin
     cross join (values
       ${events.join(',\n      ')}
     ) as events(type, event, trigger_name, referencing, old_table, new_table)
-    where not pg_is_other_temp_schema(c.relnamespace) and not exists (
+    where not pg_catalog.pg_is_other_temp_schema(c.relnamespace) and not exists (
       select from pg_trigger t
       where t.tgrelid = c.oid and t.tgfoid = ${quoteText(`${SCHEMA}.${quoteName(fn)}()`)}::regprocedure
         and t.tgname = events.trigger_name and t.tgtype = events.type and t.tgenabled in ('O', 'A')
@@ -273,7 +274,7 @@ begin
     if missing.relkind = 'f' then
       raise wrong_object_type using message = missing.table_name || ' ${FOREIGN_MEMBER_PROBLEM}';
     end if;
-    execute format('create or replace trigger %I after %s on %s%s for each statement execute function ${SCHEMA}.%I()',
+    execute pg_catalog.format('create or replace trigger %I after %s on %s%s for each statement execute function ${SCHEMA}.%I()',
       missing.trigger_name, missing.event, missing.table_name, missing.referencing, ${quoteText(fn)});
   end loop;
 end`)}`

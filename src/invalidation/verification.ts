@@ -182,16 +182,16 @@ export class Verification {
     for (const [target, group] of groupByTarget(suspects)) {
       const byKey = new Map(group.map((suspect) => [suspect.key, suspect]))
       for (const batch of batchesOf(target, [...byKey.keys()])) {
-        for (const { key, verdict, record } of await this.#look(target, batch)) {
+        for (const { key, verdict } of await this.#look(target, batch)) {
           const suspect = byKey.get(key)
-          if (suspect && verdict === 'wrong' && record && digestOf(record) === suspect.digest)
-            wrong.push(suspect)
+          if (suspect && verdict === 'wrong') wrong.push(suspect)
         }
       }
     }
     return wrong
   }
 
+  /** Those that are the very same entries as when they were first looked at. */
   async #stillThere(suspects: readonly Suspect[]): Promise<Suspect[]> {
     const there: Suspect[] = []
     for (const batch of batches(suspects, FILTER_BATCH)) {

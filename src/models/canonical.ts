@@ -339,6 +339,7 @@ function dateText(
   }
   // A Date whose UTC parts are the wall time that is meant.
   const wall = reading === 'utc' ? value : new Date(localAsUtc(value))
+  if (Number.isNaN(wall.getTime())) return new Refusal('is too far off to be told in this time zone')
   const year = wall.getUTCFullYear()
   const iso = wall.toISOString()
   const rest = iso.slice(iso.indexOf('T') - 6)
@@ -374,8 +375,8 @@ function notA(wanted: string, value: unknown): Refusal {
 }
 
 /**
- * The canonical text of a value Postgres has printed (ISO dates in UTC, hex bytea): what an exact lookup of it comes
- * to. A text that no lookup is exact for stays as it is: nothing is cached under it.
+ * The canonical text of a value Postgres has printed (ISO dates in UTC, hex bytea): what every exact lookup that finds
+ * it comes to. A text that no lookup is exact for stays as it is: nothing is cached under it.
  *
  * @param type the base type, as {@link ColumnInfo.type}
  */
