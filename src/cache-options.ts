@@ -1,8 +1,8 @@
 import type { Kysely } from 'kysely'
-import { OptionError } from './errors.ts'
+import { messageOf, OptionError } from './errors.ts'
 import { RELAY_DEFAULTS, type RelaySettings } from './invalidation/relay.ts'
 import type { WaveSettings } from './loaders/wave.ts'
-import type { ValueType } from './models/codec.ts'
+import { createRowCodec, type ValueType } from './models/codec.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
 import type { MemoryStoreOptions } from './stores/memory.ts'
 import type { RedisClient } from './stores/redis.ts'
@@ -112,8 +112,8 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
   }
   checkOptionNames('createModelCache', given, OPTION_NAMES)
   const { db, redis, namespace, memory, valueTypes = [], invalidation = 'triggers', relay = {} } = given
-  if (typeof namespace !== 'string' || namespace === '') {
-    throw new OptionError('namespace', 'a text that is not empty', namespace)
+  if (typeof namespace !== 'string' || namespace === '' || !namespace.isWellFormed()) {
+    throw new OptionError('namespace', 'a text that is not empty, of well-formed Unicode', namespace)
   }
   if (typeof db?.selectFrom !== 'function') throw new OptionError('db', 'a Kysely instance', db)
   if (redis !== undefined && typeof redis?.duplicate !== 'function') {
@@ -124,6 +124,11 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
   }
   if (redis && memory) throw new OptionError('memory', 'left out when redis is given', memory)
   if (!Array.isArray(valueTypes)) throw new OptionError('valueTypes', 'a list of value types', valueTypes)
+  try {
+    createRowCodec(['any'], { valueTypes })
+  } catch (error) {
+    throw new OptionError('valueTypes', `a list of value types (${messageOf(error)})`, valueTypes)
+  }
   if (invalidation !== 'triggers' && invalidation !== 'manual') {
     throw new OptionError('invalidation', "'triggers' or 'manual'", invalidation)
   }

@@ -201,7 +201,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
 
   const cache: Cache<DB> = {
     model(table, meta) {
-      const definition = defineModel(table, { ttl: settings.ttlMs, ...meta } as ModelMeta)
+      const definition = defineModel(table, { ...meta, ttl: meta.ttl ?? settings.ttlMs } as ModelMeta)
       if (binder.get(table)) throw new ModelError(table, 'is declared twice in one cache')
       if (definition.consistency === 'strict' && !hub) {
         throw new OptionError(

@@ -1,12 +1,6 @@
-import {
-  CacheClosedError,
-  InvalidKeyError,
-  OptionError,
-  ShapeNotDeclaredError,
-  TransactionUseError,
-} from '../errors.ts'
+import { CacheClosedError, OptionError, TransactionUseError } from '../errors.ts'
 import { modelPrefix } from '../models/key.ts'
-import { type BoundModel, shapeOf } from '../models/model.ts'
+import { type BoundModel, keysNamedBy, shapeOf } from '../models/model.ts'
 import type { AddressOf, Shape, ShapeKind } from '../models/shape.ts'
 import type { TouchedKeys } from '../models/touched.ts'
 import type { CacheStore } from '../stores/store.ts'
@@ -107,12 +101,8 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
   async invalidate(keyOrRows: Key | Filter | Result | readonly (Key | Filter | Result)[]): Promise<void> {
     const bound = await this.#bound()
     const keys = new Set<string>()
-    for (const values of (Array.isArray(keyOrRows) ? keyOrRows : [keyOrRows]) as Record<string, unknown>[]) {
-      const shapes = shapesIn(bound, values)
-      for (const shape of shapes) {
-        const { key, route } = addressOf(bound, shape, values)
-        if (route === 'store') keys.add(key)
-      }
+    for (const values of Array.isArray(keyOrRows) ? keyOrRows : [keyOrRows]) {
+      for (const key of keysNamedBy(bound, values)) keys.add(key)
     }
     const touched = { keys: [...keys], prefixes: [] }
     forgetTouched(this.#parts, touched)
@@ -204,26 +194,4 @@ export function forgetTouched(parts: CacheParts, touched: TouchedKeys): void {
 
 function addressOf(bound: BoundModel, shape: Shape, values: object) {
   return (bound.addressOf.get(shape) as AddressOf)(values as Record<string, unknown>)
-}
-
-/** The shapes that all the values of are given. */
-function shapesIn(bound: BoundModel, values: unknown): readonly Shape[] {
-  const { definition } = bound
-  if (typeof values !== 'object' || values === null) {
-    throw new InvalidKeyError(
-      definition.name,
-      '',
-      'is missing: invalidate takes keys, filters or rows, as objects',
-    )
-  }
-  const shapes = definition.shapes.filter(({ fields }) =>
-    fields.every((field) => (values as Record<string, unknown>)[field] !== undefined),
-  )
-  if (shapes.length > 0) return shapes
-  throw new ShapeNotDeclaredError(
-    definition.name,
-    Object.keys(values),
-    'keyFields',
-    definition.shapes.map(({ fields }) => fields),
-  )
 }

@@ -1,9 +1,9 @@
 import { InvalidKeyError, ModelError, OptionError, ShapeNotDeclaredError } from '../errors.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
-import { canonicalizerOf } from './canonical.ts'
+import { canonicalizerOf, canonicalPrint } from './canonical.ts'
 import { createRowCodec, type RowCodec, type ValueType } from './codec.ts'
 import type { ColumnInfo, TableInfo } from './column.ts'
-import { modelPrefix } from './key.ts'
+import { keyOf, modelPrefix } from './key.ts'
 import { type AddressOf, createAddressOf, defineShape, type Shape, type ShapeKind } from './shape.ts'
 
 /** How a table is cached. Checked once, by `cache.model()`. */
@@ -224,6 +224,8 @@ export interface BoundModel {
   /** All cache keys of the model begin with it. */
   readonly prefix: string
   readonly addressOf: ReadonlyMap<Shape, AddressOf>
+  /** As `addressOf`, for values that the database holds: `normalize` is for lookups alone. */
+  readonly addressOfStored: ReadonlyMap<Shape, AddressOf>
 }
 
 /** @throws ModelError when a declared field is no column of the table */
@@ -241,13 +243,14 @@ export function bindModel(
     return column
   }
   const addressOf = new Map<Shape, AddressOf>()
+  const addressOfStored = new Map<Shape, AddressOf>()
   for (const shape of definition.shapes) {
     const canonicalizers = shape.fields.map((field) => canonicalizerOf(columnOf(field), table.dates))
     const normalizers = shape.fields.map((field) => definition.normalize[field])
-    addressOf.set(
-      shape,
-      createAddressOf(definition.name, shape, `${prefix}${shape.name}:`, canonicalizers, normalizers),
-    )
+    const create = (normalize: typeof normalizers) =>
+      createAddressOf(definition.name, shape, shapePrefix(prefix, shape), canonicalizers, normalize)
+    addressOf.set(shape, create(normalizers))
+    addressOfStored.set(shape, create([]))
   }
   return Object.freeze({
     definition,
@@ -260,6 +263,66 @@ export function bindModel(
     schema,
     prefix,
     addressOf,
+    addressOfStored,
+  })
+}
+
+function shapePrefix(prefix: string, shape: Shape): string {
+  return `${prefix}${shape.name}:`
+}
+
+/**
+ * The cache keys that an object of column values names, of every shape whose fields it has: as a lookup would ask for
+ * them, and as a row holds them.
+ *
+ * @throws ShapeNotDeclaredError when it has the fields of no shape; InvalidKeyError when it is no object, or its values
+ * can be no key of the only shape it can mean
+ */
+export function keysNamedBy(model: BoundModel, values: unknown): string[] {
+  const { definition } = model
+  if (typeof values !== 'object' || values === null) {
+    throw new InvalidKeyError(
+      definition.name,
+      '',
+      'is missing: invalidate takes keys, filters or rows, as objects',
+    )
+  }
+  const given = values as Readonly<Record<string, unknown>>
+  const shapes = definition.shapes.filter(({ fields }) => fields.every((field) => given[field] !== undefined))
+  if (shapes.length === 0) {
+    throw new ShapeNotDeclaredError(
+      definition.name,
+      Object.keys(values),
+      'keyFields',
+      definition.shapes.map(({ fields }) => fields),
+    )
+  }
+  const keys = new Set<string>()
+  for (const shape of shapes) {
+    for (const addressOf of [model.addressOf, model.addressOfStored]) {
+      try {
+        const { key, route, texts } = (addressOf.get(shape) as AddressOf)(given)
+        if (route === 'store') keys.add(key)
+        // No lookup by this very text is cached, but one by another text of the same value may be.
+        else if (route === 'source')
+          keys.add(keyOf(shapePrefix(model.prefix, shape), printedTexts(model, shape, texts)))
+      } catch (error) {
+        // A row may well hold what no key can be, such as NaN.
+        if (shapes.length === 1) throw error
+      }
+    }
+  }
+  return [...keys]
+}
+
+function printedTexts(
+  model: BoundModel,
+  { fields }: Shape,
+  texts: readonly (string | null)[],
+): (string | null)[] {
+  return texts.map((text, i) => {
+    const type = model.table.byField.get(fields[i] as string)?.type ?? ''
+    return text === null ? null : canonicalPrint(type, text)
   })
 }
 

@@ -18,7 +18,10 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   const url = new URL(inject('databaseUrl'))
   url.pathname = `/${name}`
   const pool = new Pool({ connectionString: url.href })
-  pool.on('error', () => {}) // an idle connection was lost: fault tests do that on purpose
+  // Connections are lost when their database is dropped, and in fault tests on purpose; pg tells each client of it,
+  // whether it is idle in the pool or in use.
+  pool.on('error', () => {})
+  pool.on('connect', (client) => client.on('error', () => {}))
   return {
     url: url.href,
     pool,

@@ -93,7 +93,11 @@ class Connection {
   }
 
   cut(): void {
-    for (const socket of this.#sockets) socket.resetAndDestroy()
+    for (const socket of this.#sockets) {
+      // A reset after its end has been sent fails, and leaves a socket that nothing closes any more.
+      if (socket.writableEnded) socket.destroy()
+      else socket.resetAndDestroy()
+    }
   }
 }
 
