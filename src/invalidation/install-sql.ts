@@ -1,4 +1,11 @@
-import { CREATE_SHARED, grantSql, INSTALL_VERSION, SCHEMA, TAKE_INSTALL_LOCK } from './outbox.ts'
+import {
+  CREATE_SHARED,
+  grantSql,
+  INSTALL_VERSION,
+  REQUIRE_INSERT,
+  SCHEMA,
+  TAKE_INSTALL_LOCK,
+} from './outbox.ts'
 import type { InstallPlan, ModelPlan, Recording } from './recording.ts'
 import { commentLines, dollarQuote, quoteText } from './sql-text.ts'
 import { COMMENT_PATTERN, forgetStatement, functionStatements, triggersStatement } from './triggers.ts'
@@ -12,6 +19,7 @@ export function installStatements(plan: InstallPlan): string[] {
   return [
     TAKE_INSTALL_LOCK,
     CREATE_SHARED,
+    REQUIRE_INSERT,
     ...inLockOrder(plan.models).flatMap((model) => [
       ...functionStatements(recordingOf(plan, model)),
       triggersStatement(namespace, model),

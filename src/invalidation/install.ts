@@ -3,7 +3,7 @@ import { InstallError, messageOf } from '../errors.ts'
 import type { Database } from '../sources/database.ts'
 import { type InstallState, inspectInstall, type ModelState } from './inspect.ts'
 import { inLockOrder, installSql, recordingOf, uninstallSql, uninstallStatements } from './install-sql.ts'
-import { CREATE_SHARED, INSTALL_VERSION, SCHEMA, TAKE_INSTALL_LOCK } from './outbox.ts'
+import { CREATE_SHARED, INSTALL_VERSION, REQUIRE_INSERT, SCHEMA, TAKE_INSTALL_LOCK } from './outbox.ts'
 import { INTERNAL } from './outbox-rows.ts'
 import { type InstallPlan, type ModelPlan, merge } from './recording.ts'
 import { quoteName, quoteTable } from './sql-text.ts'
@@ -129,11 +129,12 @@ function missingStatements(plan: InstallPlan, before: InstallState, exact: boole
       ...(state.blind ? [forgetStatement(plan.namespace, model.model)] : []),
     ]
   })
-  if (before.shared === 'missing') return [CREATE_SHARED, ...statements]
-  if (statements.length > 0 && before.shared === 'other-version') {
+  if (before.shared === 'missing') return [CREATE_SHARED, REQUIRE_INSERT, ...statements]
+  if (statements.length === 0) return []
+  if (before.shared === 'other-version') {
     throw new InstallError(`schema ${SCHEMA} has tables that this version of Loadstone did not make`)
   }
-  return statements
+  return [REQUIRE_INSERT, ...statements]
 }
 
 function hasAllTriggers({ tables }: ModelState): boolean {

@@ -80,7 +80,10 @@ export const CREATE_SHARED = `do ${dollarQuote(`begin
     raise object_not_in_prerequisite_state
       using message = 'schema ${SCHEMA} has tables that this version of Loadstone did not make';
   end if;
-  -- The trigger functions run as their owner: without this right, every write to a cached table would fail.
+end`)}`
+
+/** Fails for a role whose trigger functions could not write: they run as their owner, and would fail every write to a cached table. */
+export const REQUIRE_INSERT = `do ${dollarQuote(`begin
   if not pg_catalog.has_table_privilege('${SCHEMA}.outbox', 'insert') then
     raise insufficient_privilege
       using message = pg_catalog.format('role %I may not insert into ${SCHEMA}.outbox', current_user);

@@ -41,7 +41,9 @@ export function newTotals(): Totals {
 /** Turns what a tick has gathered into waves, runs them, and counts. */
 export class Dispatcher {
   readonly #parts: DispatcherParts
-  readonly #running = new Set<Promise<void>>()
+  #running = 0
+  /** Those who wait for `#running` to be 0. */
+  readonly #idle: (() => void)[] = []
 
   constructor(parts: DispatcherParts) {
     this.#parts = parts
@@ -56,58 +58,63 @@ export class Dispatcher {
     return new Dispatcher({ ...this.#parts, driver: this.#parts.driver.withSource(source), useStore: false })
   }
 
-  /** One wave. Resolves, as soon as the store has answered, to an answer, an Error or a promise for each lookup. */
-  dispatch(lookups: readonly Lookup[], memoHits: number): Promise<unknown[]> {
-    const counts = { ...NO_COUNTS }
-    const trips = { ...NO_TRIPS }
-    const began = channels.wave.hasSubscribers ? performance.now() : 0
-    const { settings, flights, useStore } = this.#parts
-    const tableChanged = (model: BoundModel) => this.#parts.tableChanged(model)
-    const steps = wave(lookups, { settings, flights, useStore, counts, tableChanged })
-    return new Promise((resolve) => {
-      let told = false
-      const results = () => {
-        if (!told) resolve(lookups.map(resultOf))
-        told = true
-      }
-      const run = this.#parts.driver.run(steps, trips, results).then(undefined, (error: unknown) => {
+  /**
+   * One wave, which answers its lookups or fails them.
+   *
+   * @param twins whether several of the lookups may be of one key
+   */
+  dispatch(lookups: readonly Lookup[], memoHits: number, twins: boolean): void {
+    const { settings, flights, useStore, totals, driver } = this.#parts
+    totals.waves++
+    // Counted apart only if somebody wants to be told.
+    const told = channels.wave.hasSubscribers
+    const counts = told ? { ...NO_COUNTS } : totals
+    const trips = told ? { ...NO_TRIPS } : totals.trips
+    const began = told ? performance.now() : 0
+    const steps = wave(lookups, {
+      settings,
+      flights,
+      useStore,
+      twins,
+      counts,
+      tableChanged: this.#tableChanged,
+    })
+    this.#running++
+    driver.run(steps, trips).then(
+      () => this.#end(told && { counts, trips, memoHits, began }),
+      (error: unknown) => {
         // Nothing a store or a source does ends here, so this is a fault of ours: told to those it concerns.
         const fault = error instanceof Error ? error : new Error(String(error))
         for (const lookup of lookups) if (lookup.pending) lookup.fail(fault)
-      })
-      const ended = run.then(() => {
-        this.#running.delete(ended)
-        results()
-        this.#count(counts, trips, memoHits, began)
-      })
-      this.#running.add(ended)
-    })
+        this.#end(told && { counts, trips, memoHits, began })
+      },
+    )
   }
+
+  readonly #tableChanged = (model: BoundModel) => this.#parts.tableChanged(model)
 
   /** Resolves when no wave is under way, fills included. */
   async idle(): Promise<void> {
     // What was looked up in this tick becomes a wave at its end.
     await new Promise((resolve) => setImmediate(resolve))
-    while (this.#running.size > 0) await Promise.all(this.#running)
+    while (this.#running > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  #count(counts: WaveCounts, trips: Trips, memoHits: number, began: number): void {
+  #end(told: false | { counts: WaveCounts; trips: Trips; memoHits: number; began: number }): void {
+    this.#running--
+    if (this.#running === 0) for (const resolve of this.#idle.splice(0)) resolve()
+    if (!told) return
+    const { counts, trips, memoHits, began } = told
     const { totals, namespace } = this.#parts
-    totals.waves++
     for (const name of Object.keys(counts) as (keyof WaveCounts)[]) totals[name] += counts[name]
     for (const name of Object.keys(trips) as (keyof Trips)[]) totals.trips[name] += trips[name]
-    if (!channels.wave.hasSubscribers) return
     const message: WaveMessage = {
       ...counts,
       namespace,
       memoHits,
       trips,
-      durationMs: began === 0 ? 0 : performance.now() - began,
+      durationMs: performance.now() - began,
     }
     channels.wave.publish(message)
   }
-}
-
-function resultOf(lookup: Lookup): unknown {
-  return lookup.result()
 }

@@ -12,12 +12,8 @@ export interface Trips {
 
 export const NO_TRIPS: Trips = Object.freeze({ mget: 0, acquire: 0, fill: 0, select: 0 })
 
-type Answer = (wave: Wave) => IteratorResult<Step, void>
-
-const next: Answer = (wave) => wave.next()
-
 /** A step with a round trip or a wait in it. */
-export type Trip = Exclude<Step, { op: 'answered' | 'tasks' }>
+export type Trip = Exclude<Step, { op: 'tasks' }>
 
 /** Decides when a step is taken, and what comes of it: for tests that hold a wave at a step. */
 export type Gate = (step: Trip, take: () => Promise<unknown>) => Promise<unknown>
@@ -44,33 +40,23 @@ export class AsyncDriver {
    * Runs a wave to its end, fills included.
    *
    * @param trips counted up
-   * @param answered called when all that the store's first answer could answer is answered, and more is to come
    */
-  async run(wave: Wave, trips: Trips, answered?: () => void): Promise<void> {
+  async run(wave: Wave, trips: Trips): Promise<void> {
     const running = new Map<Wave, Promise<void>>()
-    let resume = next
-    for (;;) {
-      const { done, value: step } = resume(wave)
-      if (done) return
-      if (step.op === 'answered') {
-        answered?.()
-        resume = next
+    let { done, value: step } = wave.next()
+    while (!done) {
+      let answer: never
+      try {
+        answer = (await this.#perform(step as Step, trips, running)) as never
+      } catch (error) {
+        ;({ done, value: step } = wave.throw(error))
         continue
       }
-      try {
-        const answer = (await this.#perform(step, trips, running)) as never
-        resume = (each) => each.next(answer)
-      } catch (error) {
-        resume = (each) => each.throw(error)
-      }
+      ;({ done, value: step } = wave.next(answer))
     }
   }
 
-  #perform(
-    step: Exclude<Step, { op: 'answered' }>,
-    trips: Trips,
-    running: Map<Wave, Promise<void>>,
-  ): Promise<unknown> {
+  #perform(step: Step, trips: Trips, running: Map<Wave, Promise<void>>): Promise<unknown> {
     if (step.op === 'tasks') return this.#tasks(step.tasks, step.patienceMs, trips, running)
     const { gate } = this.hook
     return gate ? gate(step, () => this.#take(step, trips)) : this.#take(step, trips)

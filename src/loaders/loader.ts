@@ -1,48 +1,62 @@
-import DataLoader from 'dataloader'
 import type { TouchedKeys } from '../models/touched.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { Lookup } from './lookup.ts'
+import { Memo } from './memo.ts'
 
-/** What one cache keeps for one scope: the DataLoader that gathers its lookups, and the memo. */
+/** What one cache keeps for one scope: the lookups that wait for the next wave, and the memo. */
 export class ScopeLoader {
   /** Undefined outside any scope: a lookup then joins the tick's wave, but nobody else gets its answer. */
-  readonly memo: Map<string, Lookup> | undefined
+  readonly memo: Memo | undefined
   /** Set when the transaction this is for has ended: its connection serves others now. */
   ended = false
   /** Lookups answered by the memo since the last wave. */
   memoHits = 0
-  /** Keys in the memo of lookups whose value only the database knows: any write may be to their rows. */
-  readonly #uncertain = new Set<string>()
-  readonly #batch: DataLoader<Lookup, unknown>
+  readonly #dispatcher: Dispatcher
+  #gathered: Lookup[] = []
+  /** Whether lookups of one key may be among those gathered. */
+  #twins: boolean
 
-  constructor(dispatcher: Dispatcher, memo: Map<string, Lookup> | undefined) {
+  constructor(dispatcher: Dispatcher, memo: Memo | undefined) {
     this.memo = memo
-    this.#batch = new DataLoader<Lookup, unknown>(
-      (lookups) => {
-        const { memoHits } = this
-        this.memoHits = 0
-        return dispatcher.dispatch(lookups, memoHits)
-      },
-      // The memo is ours: it must be cleared by key, by model, and by writes.
-      { cache: false },
-    )
+    this.#dispatcher = dispatcher
+    this.#twins = memo === undefined
   }
 
   load(lookup: Lookup): Promise<unknown> {
-    const { key, route } = lookup.address
-    lookup.promise = this.#batch.load(lookup)
-    this.memo?.set(key, lookup)
-    if (this.memo && route === 'source') this.#uncertain.add(key)
-    return lookup.promise
+    const promise = lookup.begin()
+    this.memo?.add(lookup)
+    if (this.#gathered.push(lookup) === 1) afterPromiseJobs(() => this.#dispatch())
+    return promise
   }
 
   /** Takes what was written out of the memo. */
-  forget({ keys, prefixes }: TouchedKeys): void {
-    const { memo } = this
-    if (!memo) return
-    for (const key of keys) memo.delete(key)
-    for (const prefix of prefixes) for (const key of memo.keys()) if (key.startsWith(prefix)) memo.delete(key)
-    for (const key of this.#uncertain) memo.delete(key)
-    this.#uncertain.clear()
+  forget(touched: TouchedKeys): void {
+    this.memo?.forget(touched)
+    this.#twins = true
   }
+
+  #dispatch(): void {
+    const { memo, memoHits } = this
+    const lookups = this.#gathered
+    const twins = this.#twins
+    this.memoHits = 0
+    this.#gathered = []
+    this.#twins = memo === undefined
+    this.#dispatcher.dispatch(lookups, memoHits, twins)
+  }
+}
+
+export function newScopeLoader(dispatcher: Dispatcher): ScopeLoader {
+  return new ScopeLoader(dispatcher, new Memo())
+}
+
+// Made here, outside any scope: what is made in a scope holds on to it.
+const settled = Promise.resolve()
+
+/**
+ * As DataLoader does it: `fn` runs when the promise jobs that are queued by then are through, so that lookups made
+ * after an `await` of something settled still join the wave of this tick.
+ */
+function afterPromiseJobs(fn: () => void): void {
+  void settled.then(() => process.nextTick(fn))
 }

@@ -1,6 +1,7 @@
 import { NotFoundError, NotFoundHttpError } from '../errors.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Address, Shape } from '../models/shape.ts'
+import type { Memo } from './memo.ts'
 
 /** What a lookup that finds no row comes to. */
 export type OnAbsent = 'null' | 'not-found' | 'not-found-http'
@@ -19,12 +20,20 @@ export class Lookup {
   readonly address: Address
   /** Undefined until answered. */
   answered: Answer | undefined = undefined
-  /** What callers wait for: the answer as `#onAbsent` puts it. */
+  /** What callers wait for: the answer as `#onAbsent` puts it. Undefined until {@link begin}. */
   promise: Promise<unknown> | undefined = undefined
   readonly #onAbsent: OnAbsent
-  readonly #memo: Map<string, Lookup> | undefined
-  #error: Error | undefined = undefined
-  #waiting: { resolve(value: unknown): void; reject(error: Error): void } | undefined = undefined
+  readonly #memo: Memo | undefined
+  #failed = false
+  #resolve: ((value: unknown) => void) | undefined = undefined
+  #reject: ((error: Error) => void) | undefined = undefined
+
+  /** One executor for all promises, which are made one at a time: a closure for each would cost as much as the promise. */
+  static #beginning: Lookup
+  static readonly #executor = (resolve: (value: unknown) => void, reject: (error: Error) => void) => {
+    Lookup.#beginning.#resolve = resolve
+    Lookup.#beginning.#reject = reject
+  }
 
   constructor(
     model: BoundModel,
@@ -32,7 +41,7 @@ export class Lookup {
     values: Readonly<Record<string, unknown>>,
     address: Address,
     onAbsent: OnAbsent,
-    memo: Map<string, Lookup> | undefined,
+    memo: Memo | undefined,
   ) {
     this.model = model
     this.shape = shape
@@ -43,32 +52,26 @@ export class Lookup {
   }
 
   get pending(): boolean {
-    return this.answered === undefined && this.#error === undefined
+    return this.answered === undefined && !this.#failed
+  }
+
+  begin(): Promise<unknown> {
+    Lookup.#beginning = this
+    this.promise = new Promise(Lookup.#executor)
+    return this.promise
   }
 
   answer(value: Answer): void {
     this.answered = value
-    if (this.#waiting) {
-      const result = this.#as(this.#onAbsent)
-      if (result instanceof Error) this.#waiting.reject(result)
-      else this.#waiting.resolve(result)
-    }
+    if (value !== null || this.#onAbsent === 'null') this.#resolve?.(value)
+    else this.#reject?.(this.#as(this.#onAbsent) as Error)
   }
 
   /** Fails those who wait. A failure is no answer: the next lookup of this key asks again. */
   fail(error: Error): void {
-    this.#error = error
-    if (this.#memo?.get(this.address.key) === this) this.#memo.delete(this.address.key)
-    this.#waiting?.reject(error)
-  }
-
-  /** The answer, an Error, or a promise when there is neither yet: what a DataLoader's batch function may return. */
-  result(): unknown {
-    if (this.#error) return this.#error
-    if (this.answered !== undefined) return this.#as(this.#onAbsent)
-    return new Promise((resolve, reject) => {
-      this.#waiting = { resolve, reject }
-    })
+    this.#failed = true
+    this.#memo?.delete(this)
+    this.#reject?.(error)
   }
 
   /** The answer for a caller who wants absence told in this way, which need not be how the first caller wanted it. */

@@ -6,7 +6,7 @@ import type { TouchedKeys } from '../models/touched.ts'
 import type { CacheStore } from '../stores/store.ts'
 import type { Binder, Binding } from './binder.ts'
 import type { Dispatcher } from './dispatcher.ts'
-import { ScopeLoader } from './loader.ts'
+import { newScopeLoader, type ScopeLoader } from './loader.ts'
 import { Lookup, type OnAbsent } from './lookup.ts'
 import { currentScope, type Scope } from './scope.ts'
 
@@ -84,11 +84,15 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
    * Undefined: not known here.
    */
   peek(key: Key): Result | null | undefined {
-    const { bound } = this.#binding
-    const memo = this.#memo
+    const { bound, definition } = this.#binding
+    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
     if (!bound || !memo) return undefined
-    const shape = shapeOf(bound.definition, 'key', key)
-    return memo.get(addressOf(bound, shape, key).key)?.answered as Result | null | undefined
+    const shape = shapeOf(definition, 'key', key)
+    const values = key as Record<string, unknown>
+    const known =
+      (shape.single === undefined ? undefined : memo.find(shape, values[shape.single])) ??
+      memo.twinOf(new Lookup(bound, shape, values, addressOf(bound, shape, key), 'null', undefined))
+    return known?.answered as Result | null | undefined
   }
 
   /**
@@ -117,21 +121,16 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
     await clearModels(this.#parts, [this.#binding.definition.name])
   }
 
-  readonly #newLoader = () => new ScopeLoader(this.#parts.dispatcher, new Map())
+  readonly #newLoader = () => newScopeLoader(this.#parts.dispatcher)
 
-  get #memo(): Map<string, Lookup> | undefined {
-    return currentScope()?.part(this.#parts, this.#newLoader).memo
-  }
-
-  #lookup(kind: ShapeKind, values: object, onAbsent: OnAbsent): Promise<unknown> {
+  #lookup(kind: ShapeKind, given: object, onAbsent: OnAbsent): Promise<unknown> {
     try {
       if (this.#parts.closed) throw new CacheClosedError(this.#parts.namespace)
-      const shape = shapeOf(this.#binding.definition, kind, values)
-      const { bound } = this.#binding
-      if (bound) return this.#load(bound, shape, values as Record<string, unknown>, onAbsent)
-      return this.#bound().then((model) =>
-        this.#load(model, shape, values as Record<string, unknown>, onAbsent),
-      )
+      const { definition, bound } = this.#binding
+      const shape = shapeOf(definition, kind, given)
+      const values = given as Readonly<Record<string, unknown>>
+      if (!bound) return this.#bound().then((model) => this.#load(model, shape, values, onAbsent))
+      return this.#load(bound, shape, values, onAbsent)
     } catch (error) {
       return Promise.reject(error)
     }
@@ -143,17 +142,22 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
     values: Readonly<Record<string, unknown>>,
     onAbsent: OnAbsent,
   ): Promise<unknown> {
-    const address = (bound.addressOf.get(shape) as AddressOf)(values)
     const loader = this.#loader(currentScope())
+    const { memo } = loader
     if (loader.ended)
       throw new TransactionUseError('a lookup was made in a transaction that has ended; await it inside')
-    const known = loader.memo?.get(address.key)
-    if (known) {
-      loader.memoHits++
-      this.#parts.dispatcher.totals.memoHits++
-      return known.promiseAs(onAbsent)
-    }
-    return loader.load(new Lookup(bound, shape, values, address, onAbsent, loader.memo))
+    const found = shape.single === undefined ? undefined : memo?.find(shape, values[shape.single])
+    if (found) return this.#known(loader, found, onAbsent)
+    const address = (bound.addressOf.get(shape) as AddressOf)(values)
+    const lookup = new Lookup(bound, shape, values, address, onAbsent, memo)
+    const twin = memo?.twinOf(lookup)
+    return twin ? this.#known(loader, twin, onAbsent) : loader.load(lookup)
+  }
+
+  #known(loader: ScopeLoader, lookup: Lookup, onAbsent: OnAbsent): Promise<unknown> {
+    loader.memoHits++
+    this.#parts.dispatcher.totals.memoHits++
+    return lookup.promiseAs(onAbsent)
   }
 
   #loader(scope: Scope | undefined): ScopeLoader {

@@ -32,6 +32,14 @@ export class Scope {
   set(owner: object, part: unknown): void {
     this.#parts.set(owner, part)
   }
+
+  /**
+   * Lets go of the memo when the work is done, which the scope itself may outlive by far: Node keeps it in every
+   * promise, timer and write request that was made in it, and V8 may have moved one of those to its old space.
+   */
+  end(): void {
+    this.#parts.clear()
+  }
 }
 
 const storage = new AsyncLocalStorage<Scope>()
@@ -59,6 +67,12 @@ export function runInLoop<This, Args extends unknown[], Result>(
   fn: (this: This, ...args: Args) => Result,
 ): (this: This, ...args: Args) => Result {
   return function (this: This, ...args: Args): Result {
-    return storage.run(new Scope(), () => fn.apply(this, args))
+    const scope = new Scope()
+    const result = storage.run(scope, () => fn.apply(this, args))
+    if (result instanceof Promise) {
+      const end = () => scope.end()
+      result.then(end, end)
+    }
+    return result
   }
 }

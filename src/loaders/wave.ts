@@ -36,8 +36,6 @@ export type Step =
   | { readonly op: 'sleep'; readonly ms: number }
   /** → {@link FlightResult} */
   | { readonly op: 'join'; readonly flight: Flight }
-  /** Everything that needs no more than the store's first answer is answered. → at once */
-  | { readonly op: 'answered' }
   /**
    * Runs the waves side by side; named again, they go on. → true when all are done, false when `patienceMs` have
    * passed since one was.
@@ -97,6 +95,8 @@ export const NO_COUNTS: WaveCounts = Object.freeze({
 export interface WaveEnvironment {
   /** False: rows come from SQL alone, and nothing is filled, as inside a transaction. */
   readonly useStore: boolean
+  /** False: no two lookups are of one key. */
+  readonly twins: boolean
   readonly settings: WaveSettings
   readonly flights: Flights
   readonly counts: WaveCounts
@@ -105,18 +105,47 @@ export interface WaveEnvironment {
 }
 
 /** The lookups of one key; more than one only where no memo has made them one, and each gets rows of its own. */
-interface Entry {
+class Entry {
   readonly key: string
-  readonly lookups: Lookup[]
+  readonly first: Lookup
+  others: Lookup[] | undefined = undefined
   readonly model: BoundModel
   readonly shape: Shape
-  state: EntryState
+  state: EntryState = 'none'
   /** The record behind `leased`. */
-  record: Buffer | null
+  record: Buffer | null = null
   /** The store's session that `record` was seen in. */
-  session: unknown
+  session: unknown = undefined
   /** Flights that end with what this entry comes to. */
-  flights: Flight[] | undefined
+  flights: Flight[] | undefined = undefined
+
+  constructor(lookup: Lookup) {
+    this.key = lookup.address.key
+    this.first = lookup
+    this.model = lookup.model
+    this.shape = lookup.shape
+  }
+
+  add(lookup: Lookup): void {
+    if (this.others) this.others.push(lookup)
+    else this.others = [lookup]
+  }
+
+  answerAbsent(): void {
+    const answer = () => (this.shape.kind === 'key' ? null : [])
+    this.first.answer(answer())
+    if (this.others) for (const lookup of this.others) lookup.answer(answer())
+  }
+
+  /** What those who joined are told. */
+  land(result: FlightResult): void {
+    if (this.flights) for (const flight of this.flights) flight.settle(result)
+  }
+
+  fail(error: Error): void {
+    this.first.fail(error)
+    if (this.others) for (const lookup of this.others) lookup.fail(error)
+  }
 }
 
 /** More keys than this in one statement are split, so that none runs too long. */
@@ -127,29 +156,20 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   counts.lookups += lookups.length
   const entries: Entry[] = []
   const uncertain: Entry[] = []
-  const byKey = new Map<string, Entry>()
+  const byKey = env.twins ? new Map<string, Entry>() : undefined
   for (const lookup of lookups) {
     const { key, route } = lookup.address
     if (route === 'nowhere') {
       lookup.answer(lookup.shape.kind === 'key' ? null : [])
       continue
     }
-    const twin = byKey.get(key)
+    const twin = byKey?.get(key)
     if (twin) {
-      twin.lookups.push(lookup)
+      twin.add(lookup)
       continue
     }
-    const entry: Entry = {
-      key,
-      lookups: [lookup],
-      model: lookup.model,
-      shape: lookup.shape,
-      state: 'none',
-      record: null,
-      session: undefined,
-      flights: undefined,
-    }
-    byKey.set(key, entry)
+    const entry = new Entry(lookup)
+    byKey?.set(key, entry)
     ;(route === 'store' ? entries : uncertain).push(entry)
   }
   counts.bypassed += uncertain.length
@@ -167,7 +187,6 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
     }
   }
   if (open.length + uncertain.length === 0) return
-  yield { op: 'answered' }
   yield* new Load(env).run(open, uncertain, storeFailed)
 }
 
@@ -192,18 +211,18 @@ function keyOfEntry(entry: Entry): string {
 /** Answers an entry from its record, if that is an answer. */
 function believe(entry: Entry, record: Buffer | null, { counts }: WaveEnvironment): boolean {
   const state = stateOf(record, entry.model.schema)
-  entry.record = record
+  entry.record = state === 'leased' ? record : null
   entry.state = state
   if (state === 'value') {
     if (answerFrom(entry, record as Buffer, HEADER_BYTES)) {
-      if (entry.flights) land(entry, (record as Buffer).subarray(HEADER_BYTES))
+      if (entry.flights) entry.land((record as Buffer).subarray(HEADER_BYTES))
       counts.hits++
       return true
     }
     entry.state = 'damaged'
   } else if (state === 'absent') {
-    answerAbsent(entry)
-    land(entry, 'absent')
+    entry.answerAbsent()
+    entry.land('absent')
     counts.absents++
     return true
   }
@@ -211,23 +230,22 @@ function believe(entry: Entry, record: Buffer | null, { counts }: WaveEnvironmen
   return false
 }
 
-function land({ flights }: Entry, result: FlightResult): void {
-  if (flights) for (const flight of flights) flight.settle(result)
-}
-
-function answerAbsent(entry: Entry): void {
-  for (const lookup of entry.lookups) lookup.answer(entry.shape.kind === 'key' ? null : [])
-}
-
 /** Each lookup decodes for itself: rows of one are nobody else's. False: the bytes cannot be read. */
-function answerFrom({ model, shape, lookups }: Entry, bytes: Buffer, offset: number): boolean {
-  const { codec } = model
-  for (const lookup of lookups) {
-    if (!lookup.pending) continue
-    const answer = shape.kind === 'key' ? codec.decodeRow(bytes, offset) : codec.decodeRows(bytes, offset)
-    if (answer === undefined) return false
-    lookup.answer(answer)
-  }
+function answerFrom(entry: Entry, bytes: Buffer, offset: number): boolean {
+  if (!answerOne(entry, entry.first, bytes, offset)) return false
+  return entry.others?.every((lookup) => answerOne(entry, lookup, bytes, offset)) ?? true
+}
+
+function answerOne(
+  { model: { codec }, shape }: Entry,
+  lookup: Lookup,
+  bytes: Buffer,
+  offset: number,
+): boolean {
+  if (!lookup.pending) return true
+  const answer = shape.kind === 'key' ? codec.decodeRow(bytes, offset) : codec.decodeRows(bytes, offset)
+  if (answer === undefined) return false
+  lookup.answer(answer)
   return true
 }
 
@@ -331,8 +349,8 @@ class Load {
   *#join(entry: Entry, flight: Flight): Wave {
     this.#env.counts.joined++
     const result = (yield { op: 'join', flight }) as FlightResult
-    if (result instanceof Error) for (const lookup of entry.lookups) lookup.fail(result)
-    else if (result === 'absent') answerAbsent(entry)
+    if (result instanceof Error) entry.fail(result)
+    else if (result === 'absent') entry.answerAbsent()
     else if (result === 'unshared' || !answerFrom(entry, result, 0)) yield* this.#select([entry], null)
   }
 
@@ -377,14 +395,14 @@ class Load {
         op: 'select',
         model,
         shape,
-        keys: entries.map(({ lookups: [lookup] }) => (lookup as Lookup).address.texts),
+        keys: entries.map(({ first }) => first.address.texts),
       }
     } catch (cause) {
       this.#env.counts.sourceErrors++
       const error = new SourceError(model.definition.name, shape.fields, cause)
       for (const entry of entries) {
-        for (const lookup of entry.lookups) lookup.fail(error)
-        land(entry, error)
+        entry.fail(error)
+        entry.land(error)
         if (lease) this.#give(lease, entry, 'release')
       }
       return
@@ -393,7 +411,7 @@ class Load {
     entries.forEach((entry, i) => {
       const rows = lists[i] as ResultRow[]
       const result = this.#answer(entry, rows, apart)
-      land(entry, result)
+      entry.land(result)
       if (lease) this.#give(lease, entry, Buffer.isBuffer(result) || result === 'absent' ? result : 'release')
     })
     if (apart.length > 0) yield* this.#each(apart)
@@ -401,31 +419,29 @@ class Load {
 
   #begin(entry: Entry, lease: Lease): void {
     const flight = this.#env.flights.begin(entry.key, lease)
-    entry.flights = [...(entry.flights ?? []), flight]
+    if (entry.flights) entry.flights.push(flight)
+    else entry.flights = [flight]
     this.#opened.push({ key: entry.key, flight })
   }
 
   /** Answers an entry with its rows, and says what others may be given. Lookups that could not get rows of their own go to `apart`. */
   #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[]): FlightResult {
-    const { model, shape, lookups } = entry
-    const [first, ...others] = lookups as [Lookup, ...Lookup[]]
+    const { model, shape, first, others = [] } = entry
     const [row] = rows
     if (!row) {
-      answerAbsent(entry)
+      entry.answerAbsent()
       return 'absent'
     }
     if (shape.kind === 'key' && rows.length > 1) {
       const error = new NotUniqueError(model.definition.name, shape.fields, first.values)
-      for (const lookup of lookups) lookup.fail(error)
+      entry.fail(error)
       return error
     }
     // Encoded before the caller gets the row, which is theirs to change from then on.
     const payload = entry.flights || others.length > 0 ? this.#encode(model, shape, rows) : undefined
     first.answer(shape.kind === 'key' ? row : rows)
     if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
-      for (const lookup of others)
-        if (lookup.pending)
-          apart.push(this.#select([{ ...entry, lookups: [lookup], flights: undefined }], null))
+      for (const lookup of others) if (lookup.pending) apart.push(this.#select([new Entry(lookup)], null))
     }
     return payload ?? 'unshared'
   }

@@ -192,6 +192,26 @@ function normalizersOf(
  * @throws ShapeNotDeclaredError when none is declared, InvalidKeyError when `values` is no object or has `undefined` in it
  */
 export function shapeOf(model: ModelDefinition, kind: ShapeKind, values: unknown): Shape {
+  const only = onlyField(values)
+  if (only !== undefined) {
+    const shapes = kind === 'key' ? model.keyShapes : model.filterShapes
+    for (const shape of shapes)
+      if (shape.single === only && Object.hasOwn(values as object, only)) return shape
+  }
+  return searchShape(model, kind, values)
+}
+
+/** The name of the only field in `values`; undefined when there are more, or none. */
+function onlyField(values: unknown): string | undefined {
+  let only: string | undefined
+  for (const field in values as object) {
+    if (only !== undefined) return undefined
+    only = field
+  }
+  return only
+}
+
+function searchShape(model: ModelDefinition, kind: ShapeKind, values: unknown): Shape {
   const shapes = kind === 'key' ? model.keyShapes : model.filterShapes
   if (typeof values !== 'object' || values === null) {
     const example = shapes[0] ? `{ ${shapes[0].fields.join(', ')} }` : 'an object'
@@ -226,6 +246,8 @@ export interface BoundModel {
   readonly addressOf: ReadonlyMap<Shape, AddressOf>
   /** As `addressOf`, for values that the database holds: `normalize` is for lookups alone. */
   readonly addressOfStored: ReadonlyMap<Shape, AddressOf>
+  /** The shapes of one integer field: a number can stand for their values. */
+  readonly integerShapes: ReadonlySet<Shape>
 }
 
 /** @throws ModelError when a declared field is no column of the table */
@@ -244,9 +266,11 @@ export function bindModel(
   }
   const addressOf = new Map<Shape, AddressOf>()
   const addressOfStored = new Map<Shape, AddressOf>()
+  const integerShapes = new Set<Shape>()
   for (const shape of definition.shapes) {
     const canonicalizers = shape.fields.map((field) => canonicalizerOf(columnOf(field), table.dates))
     const normalizers = shape.fields.map((field) => definition.normalize[field])
+    if (isInteger(shape.fields.map(columnOf)) && normalizers[0] === undefined) integerShapes.add(shape)
     const create = (normalize: typeof normalizers) =>
       createAddressOf(definition.name, shape, shapePrefix(prefix, shape), canonicalizers, normalize)
     addressOf.set(shape, create(normalizers))
@@ -264,6 +288,7 @@ export function bindModel(
     prefix,
     addressOf,
     addressOfStored,
+    integerShapes,
   })
 }
 
@@ -324,6 +349,10 @@ function printedTexts(
     const type = model.table.byField.get(fields[i] as string)?.type ?? ''
     return text === null ? null : canonicalPrint(type, text)
   })
+}
+
+function isInteger([column, ...others]: readonly ColumnInfo[]): boolean {
+  return others.length === 0 && column !== undefined && ['int2', 'int4', 'int8'].includes(column.type)
 }
 
 /** What of a model decides the meaning of its stored bytes, as a text to compare. */

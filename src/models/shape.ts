@@ -8,6 +8,8 @@ export type ShapeKind = 'key' | 'filter'
 export interface Shape {
   readonly kind: ShapeKind
   readonly fields: readonly string[]
+  /** The only one of `fields`, if it is one. */
+  readonly single: string | undefined
   /** Stands in cache keys and messages; unique within the model. */
   readonly name: string
 }
@@ -17,6 +19,7 @@ export function defineShape(kind: ShapeKind, fields: readonly string[]): Shape {
   return Object.freeze({
     kind,
     fields: Object.freeze([...fields]),
+    single: fields.length === 1 ? fields[0] : undefined,
     name: kind === 'key' ? name : `${name}[]`,
   })
 }
@@ -76,8 +79,16 @@ export function createAddressOf(
   }
   if (fields.length > 1) return general
   const [field] = fields as [string]
+  const [canonicalize] = canonicalizers as [Canonicalize]
+  const [normalize] = normalizers
   return (values) => {
-    const text = textOf(0, values[field])
+    const given = values[field]
+    if (typeof given === 'number' && normalize === undefined) {
+      const text = canonicalize(given)
+      // A number's text is short and has nothing in it that must be escaped.
+      if (typeof text === 'string') return { key: prefix + text, texts: [text], route: 'store' }
+    }
+    const text = textOf(0, given)
     if (typeof text !== 'string') return general(values)
     const texts = [text]
     return { key: keyOf(prefix, texts), texts, route: 'store' }
