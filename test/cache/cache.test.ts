@@ -36,7 +36,11 @@ describe('createModelCache', () => {
       (good) => ({ ...good, nameSpace: 'x' }),
       /'createModelCache.nameSpace' must be left out; known are db, /,
     ],
-    ['no namespace', ({ db }) => ({ db }), /'namespace' must be a text that is not empty, of well-formed Unicode, but is undefined/],
+    [
+      'no namespace',
+      ({ db }) => ({ db }),
+      /'namespace' must be a text that is not empty, of well-formed Unicode, but is undefined/,
+    ],
     ['an empty namespace', (good) => ({ ...good, namespace: '' }), /'namespace'.*but is ""/],
     ['no db', () => ({ namespace: 'x' }), /'db' must be a Kysely instance/],
     ['a pool for db', (good) => ({ ...good, db: new Pool() }), /'db' must be a Kysely instance/],
