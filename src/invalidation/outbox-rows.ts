@@ -19,7 +19,10 @@ const PENDING = `json_agg(json_build_object(
 /** Whether the outbox is there. Never fails, so it may be asked inside a transaction. */
 export async function outboxExists(run: RunRaw): Promise<boolean> {
   const { rows } = await run(
-    CompiledQuery.raw(`${INTERNAL} select (to_regclass('loadstone.outbox') is not null)::text as found`),
+    // Not `to_regclass`, which fails for a role without rights on the schema.
+    CompiledQuery.raw(`${INTERNAL} select exists (
+      select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname = 'loadstone' and c.relname = 'outbox')::text as found`),
   )
   return (rows[0] as { found: string }).found === 'true'
 }
@@ -34,11 +37,11 @@ export async function readOwnRows(run: RunRaw): Promise<OwnRows> {
   return { xid, rows: parseRows(pending) }
 }
 
-/** The age of the oldest committed row of a namespace, ms; undefined when there is none. */
+/** The age of the first committed row of a namespace, ms; undefined when there is none. */
 export async function backlogAge(db: Database, namespace: string): Promise<number | undefined> {
   const { rows } = await sql<{ age: string | null }>`${sql.raw(INTERNAL)}
-    select (extract(epoch from clock_timestamp() - min(at)) * 1000)::text as age
-    from loadstone.outbox where namespace = ${namespace}`.execute(db)
+    select (extract(epoch from clock_timestamp() - at) * 1000)::text as age
+    from loadstone.outbox where namespace = ${namespace} order by xid, id limit 1`.execute(db)
   const age = rows[0]?.age ?? null
   return age === null ? undefined : Math.max(0, Math.round(Number(age)))
 }

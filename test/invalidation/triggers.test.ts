@@ -10,7 +10,7 @@ import { ENGINES, planOf, type TestEngine, takeRecorded, takeTuples } from './en
 const USERS = { users: { keyFields: [['id'], ['email']], filterFields: [['org_id']] } }
 const CREATE_USERS = 'create table users (id int primary key, email text, org_id int, note text)'
 
-describe.each(Object.entries(ENGINES))('what the triggers record on %s', (_, openEngine) => {
+describe.each(Object.entries(ENGINES))('what the triggers record on %s', (name, openEngine) => {
   let engine: TestEngine
   beforeAll(async () => {
     engine = await openEngine()
@@ -146,16 +146,17 @@ describe.each(Object.entries(ENGINES))('what the triggers record on %s', (_, ope
       ])
     })
 
-    test('COPY: new values', async ({ skip }) => {
-      if (!engine.copy) return skip()
-      await engine.copy('copy users (id, email, org_id) from stdin', '4\td\t8\n5\t\\N\t\\N\n')
-      expect(await takeTuples(engine.db)).toEqual([
-        [
-          ['4', 'd', '8'],
-          ['5', null, null],
-        ],
-      ])
-    })
+    if (name === 'Postgres') {
+      test('COPY: new values', async () => {
+        await engine.copy?.('copy users (id, email, org_id) from stdin', '4\td\t8\n5\t\\N\t\\N\n')
+        expect(await takeTuples(engine.db)).toEqual([
+          [
+            ['4', 'd', '8'],
+            ['5', null, null],
+          ],
+        ])
+      })
+    }
 
     test('TRUNCATE: the whole model', async () => {
       expect(await recordedBy('truncate users')).toEqual(['all'])
@@ -631,7 +632,10 @@ describe.each(Object.entries(ENGINES))('what the triggers record on %s', (_, ope
       await given(`create table "back\\slash" ("c\\n" text)`, { 'back\\slash': { keyFields: [['c\\n']] } })
       await engine.run('set standard_conforming_strings = off; set escape_string_warning = off')
       try {
-        expect(await recordedBy(`insert into "back\\slash" values ('a')`)).toEqual([[['a']]])
+        await engine.run(`insert into "back\\slash" values ('a')`)
+        expect(await takeRecorded(engine.db)).toMatchObject([
+          { model: 'back\\slash', touched: { columns: [['c\\n', 'text']], rows: [['a']] } },
+        ])
       } finally {
         await engine.run('reset standard_conforming_strings; reset escape_string_warning')
       }
