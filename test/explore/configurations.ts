@@ -1,5 +1,4 @@
 import type { Program } from './machine.ts'
-import * as bend from './mutations.ts'
 import type { Property } from './properties.ts'
 import type { Write } from './rows.ts'
 import type { Scenario } from './scenario.ts'
@@ -7,13 +6,6 @@ import type { Faults } from './world.ts'
 
 export interface Named extends Scenario {
   readonly name: string
-}
-
-export interface Mutated extends Named {
-  /** What the mutation breaks. */
-  readonly breaks: Property
-  /** The shortest trace has no more steps than this. */
-  readonly within: number
 }
 
 const RELAY: Program = { name: 'relay', callers: [[{ relay: true }]] }
@@ -32,25 +24,25 @@ const LIST: Pick<Scenario, 'keys' | 'initial' | 'writes'> = {
 }
 const ONE_WRITE = { ...LIST, writes: LIST.writes.slice(0, 1) }
 
-const TWO_AND_TWO = { ...LIST, programs: [R1, R2, W1, W2, RELAY] }
+export const TWO_AND_TWO = { ...LIST, programs: [R1, R2, W1, W2, RELAY] }
 export const ONE_READER = { ...LIST, programs: [R1, W1, W2, RELAY] }
-const ONE_WRITER = { ...ONE_WRITE, programs: [R1, R2, W1, RELAY] }
+export const ONE_WRITER = { ...ONE_WRITE, programs: [R1, R2, W1, RELAY] }
 export const ONE_AND_ONE = { ...ONE_WRITE, programs: [R1, W1, RELAY] }
 
-const NEVER: Faults = {}
+export const NEVER: Faults = {}
 /** With everything that may happen while the store keeps what it has and the database is reached. */
 const MILD: Faults = { rollback: 1, slow: true, crash: 1, unknown: 1, loss: 1 }
 
 /** A read after a write call; lost messages may break it, until the relay has seen to it. */
-const DEFAULT: readonly Property[] = ['P3']
-const STRICT: readonly Property[] = ['P3', 'P3s']
+export const DEFAULT: readonly Property[] = ['P3']
+export const STRICT: readonly Property[] = ['P3', 'P3s']
 
-function named(name: string, faults: Faults, scenario: Omit<Scenario, 'faults'>): Named {
+export function named(name: string, faults: Faults, scenario: Omit<Scenario, 'faults'>): Named {
   return { name, faults, ...scenario }
 }
 
-const withDefault = (promises = DEFAULT) => ({ level: 'default', promises }) as const
-const withStrict = (promises = STRICT) => ({ level: 'strict', promises }) as const
+export const withDefault = (promises = DEFAULT) => ({ level: 'default', promises }) as const
+export const withStrict = (promises = STRICT) => ({ level: 'strict', promises }) as const
 
 /** A row that moves from list A to list B, a new one in B, readers that ask for both lists in one wave. */
 const RAB: Program = { name: 'R1', callers: [[{ read: ['A', 'B'] }]] }
@@ -100,7 +92,7 @@ const ONE_ROW = {
 } satisfies Partial<Scenario>
 
 /** A request that writes and reads, and reads beside that. */
-const ONE_SCOPE = {
+export const ONE_SCOPE = {
   ...LIST,
   programs: [
     {
@@ -117,7 +109,7 @@ const ONE_SCOPE = {
 } satisfies Partial<Scenario>
 
 /** Lookups in a transaction, before its COMMIT. */
-const INSIDE = {
+export const INSIDE = {
   ...ONE_WRITE,
   programs: [{ name: 'W1', callers: [[{ read: ['A'], inside: 0 }, { write: 0 }]] }, R1, RELAY],
 } satisfies Partial<Scenario>
@@ -211,128 +203,4 @@ export const DEEP_CONFIGURATIONS: readonly Named[] = [
   named('one process, lost message', { loss: 1 }, { ...withStrict(), ...SMALL_PROCESS }),
   named('one process, slow SQL', { slow: true }, { ...withStrict(), ...ONE_PROCESS, slowSql: true }),
   named('one process, failover', { failover: 1 }, { ...withDefault(), ...SMALL_PROCESS, slowSql: true }),
-]
-
-/** Each has one guard less, and breaks a promise. */
-export const MUTATIONS: readonly Mutated[] = [
-  {
-    ...named('a fill that needs no lease', NEVER, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { fillsWithoutLease: true, exact: true },
-    breaks: 'P1',
-    within: 6,
-  },
-  {
-    ...named('SQL before the lease', NEVER, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { readsOldSnapshot: true },
-    breaks: 'P1',
-    within: 6,
-  },
-  {
-    ...named('lease tokens used again', NEVER, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { reusesLeaseTokens: true, exact: true },
-    breaks: 'P1',
-    within: 10,
-  },
-  {
-    ...named('no clear after COMMIT', NEVER, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { code: bend.noClear },
-    breaks: 'P1',
-    within: 6,
-  },
-  {
-    ...named('clear before COMMIT only', NEVER, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { code: bend.clearsBeforeCommit },
-    breaks: 'P1',
-    within: 7,
-  },
-  {
-    ...named('a failed clear counts as done', { loss: 1 }, { ...withDefault([]), ...ONE_WRITER }),
-    mutation: { code: bend.forgivesLostClears },
-    breaks: 'P1',
-    within: 6,
-  },
-  {
-    ...named('the relay deletes first', { crash: 1, relayCrash: 1 }, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { code: bend.relayDeletesFirst },
-    breaks: 'P1',
-    within: 9,
-  },
-  {
-    ...named('a lookup in a transaction fills', NEVER, { ...withDefault(), ...INSIDE }),
-    mutation: { code: { insideUsesStore: true } },
-    breaks: 'P5',
-    within: 4,
-  },
-  {
-    ...named('joins any load', NEVER, { ...withDefault(), ...SMALL_PROCESS }),
-    mutation: { code: bend.joinsAnyLoad, exact: true },
-    breaks: 'P3',
-    within: 8,
-  },
-  {
-    ...named('joins across sessions', { failover: 1 }, { ...withDefault(), ...SMALL_PROCESS }),
-    mutation: { code: bend.joinsAcrossSessions, exact: true },
-    breaks: 'P3',
-    within: 8,
-  },
-  {
-    ...named('a load nobody hears of', NEVER, { ...withDefault(), ...SMALL_PROCESS }),
-    mutation: { code: bend.neverTellsThoseWhoJoined, exact: true },
-    breaks: 'ends',
-    within: 8,
-  },
-  {
-    ...named('the memo keeps what was written', NEVER, { ...withDefault(['P2']), ...ONE_SCOPE }),
-    mutation: { code: bend.remembersWhatWasWritten },
-    breaks: 'P2',
-    within: 6,
-  },
-  {
-    ...named('takes unknown for committed', { unknown: 1 }, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { code: bend.takesUnknownForCommitted },
-    breaks: 'told',
-    within: 3,
-  },
-  {
-    ...named('believes any epoch', { failover: 1 }, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { believesAnyEpoch: true },
-    breaks: 'P1',
-    within: 8,
-  },
-  {
-    ...named('fills in any session', { failover: 1 }, { ...withDefault(), ...ONE_WRITER }),
-    mutation: { fillsInAnySession: true, exact: true },
-    breaks: 'P1',
-    within: 8,
-  },
-  { ...named('no intents', NEVER, { ...withDefault(STRICT), ...ONE_WRITER }), breaks: 'P3s', within: 8 },
-  {
-    ...named('goes on without intents', { loss: 1 }, { level: 'proceed', promises: STRICT, ...ONE_WRITER }),
-    breaks: 'P3s',
-    within: 10,
-  },
-  {
-    ...named('intents replace others', NEVER, { ...withStrict(), ...TWO_AND_TWO }),
-    mutation: { intentsReplaceOthers: true },
-    breaks: 'P3s',
-    within: 13,
-  },
-  {
-    ...named("clears others' intents", NEVER, { ...withStrict(), ...TWO_AND_TWO }),
-    mutation: { clearsOthersIntents: true },
-    breaks: 'P3s',
-    within: 13,
-  },
-  {
-    ...named('withdraws on unknown outcome', { unknown: 1 }, { ...withStrict(), ...ONE_WRITER }),
-    mutation: { code: bend.withdrawsOnUnknownOutcome },
-    breaks: 'P3s',
-    within: 13,
-  },
-  {
-    ...named('trusts its intents', { restart: 1, loss: 1 }, { ...withStrict(['P3']), ...ONE_WRITER }),
-    mutation: { code: bend.trustsItsIntents },
-    breaks: 'P3',
-    within: 10,
-  },
 ]

@@ -99,8 +99,6 @@ export interface Blocked {
   readonly first: boolean
   /** What a lease taken by this step is to be called. */
   readonly leaseToken: string
-  /** A `tasks` step of which some are done: it may go on without the others. */
-  readonly impatient: boolean
 }
 
 /** A generator, and the tasks it has named. */
@@ -124,6 +122,8 @@ interface Tree {
   /** The leases it has seen in the store. */
   readonly seen: Set<string>
   acquires: number
+  /** Whether anything of it has happened that others could notice. */
+  begun: boolean
 }
 
 interface Caller {
@@ -211,7 +211,8 @@ export class Machine {
     if (step.op === 'acquire') tree.acquires++
     if (step.op === 'tasks') thread.doneBefore = tasksDone(thread)
     this.#learn(tree, step, outcome)
-    this.#beginAnew(thread)
+    if (!tree.begun && step.op === 'getMany') this.#beginAnew(thread)
+    tree.begun = true
     this.#send(thread, outcome)
     // Going on without the others is nothing when there was nothing to be done.
     if (step.op === 'tasks' && thread.step?.op === 'tasks') thread.history.pop()
@@ -225,18 +226,18 @@ export class Machine {
       .flatMap((thread): Blocked[] => {
         const { tree, step } = thread
         const { caller } = tree
-        const impatient = step?.op === 'tasks'
         if (step?.op === 'join') return []
-        if (impatient && (step.patienceMs === Number.POSITIVE_INFINITY || !isImpatient(thread))) return []
+        // With some of its tasks done, it may go on without the others.
+        if (step?.op === 'tasks' && (step.patienceMs === Number.POSITIVE_INFINITY || !isImpatient(thread)))
+          return []
         return [
           {
             thread: thread.id,
             caller: caller.number,
             action: actionOf(tree),
             step: step as StepOfAny,
-            first: tree.threads.length === 1 && thread.history.length === 0,
+            first: !tree.begun,
             leaseToken: this.#leaseToken(tree).padEnd(16, '-'),
-            impatient,
           },
         ]
       })
@@ -244,7 +245,7 @@ export class Machine {
 
   /** Whether no call is under way, loads that nobody waits for included. */
   get resting(): boolean {
-    return [...this.#trees].every(({ threads }) => threads.length === 1 && threads[0]?.history.length === 0)
+    return [...this.#trees].every(({ begun }) => !begun)
   }
 
   get done(): boolean {
@@ -254,8 +255,7 @@ export class Machine {
   /** The reads that have not begun yet. */
   get readsLeft(): number {
     const left = ({ at, actions }: Caller) => actions.slice(at).filter((action) => 'read' in action).length
-    const begun = ({ tree, lookups }: Caller) =>
-      lookups.length > 0 && !(tree?.threads.length === 1 && tree.threads[0]?.history.length === 0)
+    const begun = ({ tree, lookups }: Caller) => lookups.length > 0 && (tree?.begun ?? true)
     return this.#callers.reduce((sum, caller) => sum + left(caller) - (begun(caller) ? 1 : 0), 0)
   }
 
@@ -325,11 +325,8 @@ export class Machine {
 
   /** A read begins with its first step, and not when it could have: what it sees of the store at once is of then. */
   #beginAnew(thread: Thread): void {
-    const { caller, threads } = thread.tree
-    if (thread !== threads[0] || thread.history.length > 0 || thread.step?.op !== 'getMany') return
-    thread.body = this.#waveOf(caller.fresh, actionOf(thread.tree))
-    const { value } = thread.body.next()
-    thread.step = value as StepOfAny
+    thread.body = this.#waveOf(thread.tree.caller.fresh, actionOf(thread.tree))
+    thread.step = thread.body.next().value as StepOfAny
   }
 
   #threads(): Thread[] {
@@ -386,7 +383,7 @@ export class Machine {
   }
 
   #plant(caller: Caller, body: Body): void {
-    const tree: Tree = { caller, threads: [], granted: new Set(), seen: new Set(), acquires: 0 }
+    const tree: Tree = { caller, threads: [], granted: new Set(), seen: new Set(), acquires: 0, begun: false }
     caller.tree = tree
     this.#trees.add(tree)
     this.#start(`${caller.number}.${caller.at}`, tree, body)

@@ -98,8 +98,8 @@ function watch(simulation: Simulation): Watched[] {
 
 /** What can be seen of a process from outside. */
 function told({ signature, blocked, resting, done, readsLeft, waiting, leases }: Place | Machine) {
-  const steps = blocked.map(({ thread, caller, first, impatient, leaseToken, step }) => [
-    [thread, caller, first, impatient, leaseToken],
+  const steps = blocked.map(({ thread, caller, first, leaseToken, step }) => [
+    [thread, caller, first, leaseToken],
     JSON.stringify(step, (name, value) =>
       ['model', 'shape', 'tasks', 'party'].includes(name) ? undefined : value,
     ),

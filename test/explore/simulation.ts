@@ -6,7 +6,19 @@ import type { Scenario } from './scenario.ts'
 import { type Emit, type State, Transitions } from './transitions.ts'
 import { StateText } from './world.ts'
 
-/** A world to explore: its first state, and what can come after each. */
+/**
+ * A world to explore: its first state, and what can come after each.
+ *
+ * The generators of the library are the real ones (machine.ts); around them, step by step:
+ * - the store: the real records, byte for byte (records.ts). A step on several keys is one message per key, in any
+ *   order, as on a cluster; each message may get lost, lose its reply, or come after its sender gave it up.
+ * - the database: transactions that commit in any order, their outbox rows in the form triggers give them, SQL that
+ *   sees what is committed at that step; COMMIT may be refused, or break off and be applied at once, later or never.
+ * - time: none. Whatever waits may go on at any moment: ttls, sleeps and deadlines are steps of their own.
+ *
+ * Not simulated: two transactions that write one row; values of other schema numbers and damaged ones; SQL
+ * replicas; two masters at once; a store that fails for longer than a few messages.
+ */
 export class Simulation {
   readonly #transitions: Transitions
   readonly #steps: ProcessSteps

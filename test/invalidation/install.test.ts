@@ -559,7 +559,8 @@ describe.each(Object.entries(ENGINES))('installing on %s', (name, openEngine) =>
     })
   })
 
-  describe.runIf(name === 'Postgres')('while others are at work', () => {
+  const otherProcesses = name === 'Postgres' ? describe : undefined
+  otherProcesses?.('while others are at work', () => {
     test('two processes that install at once', async () => {
       const lines = await Promise.all([install(db, plan), install(db, plan), install(db, plan)])
       expect(lines.map(({ length }) => length).sort()).toEqual([0, 0, 13])

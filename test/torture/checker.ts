@@ -228,7 +228,7 @@ class Check {
     const slot = slotOf(who)
     return this.#history.faults
       .filter(
-        (fault) => fault.worker === slot && (fault.kind.startsWith('postgres') || fault.kind === 'freeze'),
+        ({ worker, kind }) => (worker ?? slot) === slot && (kind.startsWith('postgres') || kind === 'freeze'),
       )
       .filter((fault) => fault.from <= to)
       .reduce((last, fault) => Math.max(last, Math.min(fault.to, to)), from)
@@ -369,5 +369,7 @@ function slotOf(who: string): string {
 }
 
 function isConnectionError(error: string): boolean {
-  return /ECONN|EPIPE|[Cc]onnection (?:terminated|error)|not queryable|socket hang up|timeout/.test(error)
+  return /ECONN|EPIPE|57P0\d|[Cc]onnection (?:terminated|error)|not queryable|socket hang up|timeout/.test(
+    error,
+  )
 }

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { Redis } from 'ioredis'
 import { Kysely, PostgresDialect } from 'kysely'
-import { Client, Pool } from 'pg'
+import { type Client, Pool } from 'pg'
 import { createModelCache } from '../../src/index.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
@@ -17,7 +17,7 @@ import { Fleet, type WorkerProcess } from './fleet.ts'
 import { type Problem, type ProcessNotes, tell } from './history.ts'
 import { readJournal } from './journal.ts'
 import { NAMESPACE } from './messages.ts'
-import { PSQL, Psql } from './psql.ts'
+import { connectionTo, PSQL, Psql } from './psql.ts'
 import { Random } from './random.ts'
 import { type Report, report } from './report.ts'
 import type { Sabotage } from './sabotage.ts'
@@ -66,7 +66,7 @@ class Run {
   readonly #directory: string
   readonly #redis: Server
   readonly #postgres: Server
-  readonly #client: Client
+  #client: Client
   readonly #problems: Problem[] = []
   #fleet: Fleet | undefined
 
@@ -75,7 +75,7 @@ class Run {
     this.#directory = directory
     this.#redis = redis
     this.#postgres = postgres
-    this.#client = new Client({ connectionString: postgres.url })
+    this.#client = connectionTo(postgres.url)
   }
 
   async run(): Promise<Report> {
@@ -99,9 +99,9 @@ class Run {
     this.#fleet = fleet
     const start = now()
     const psql = new Psql(this.#postgres.url, new Random(seed), 100)
-    await psql.start()
+    psql.start()
 
-    const saboteur = new Saboteur(fleet, this.#redis)
+    const saboteur = new Saboteur(fleet, this.#redis, this.#postgres)
     if (faults) {
       for (const phase of planFaults(seed, seconds * 1000, workers)) {
         await saboteur.run(phase, now())
@@ -111,6 +111,7 @@ class Run {
 
     await fleet.ready()
     await psql.stop()
+    await this.#reconnect()
     await fleet.each('stop', (process) => this.#ask(process, 'stop', 'stopped', STOPS_WITHIN_MS))
     await this.#checkQuiet(fleet)
     await fleet.finish()
@@ -128,6 +129,13 @@ class Run {
   async destroy(): Promise<void> {
     await this.#fleet?.destroy()
     await this.#client.end()
+  }
+
+  /** Postgres may have crashed since. */
+  async #reconnect(): Promise<void> {
+    await this.#client.end().catch(() => undefined)
+    this.#client = connectionTo(this.#postgres.url)
+    await this.#client.connect()
   }
 
   async #install(): Promise<void> {

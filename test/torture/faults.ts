@@ -24,12 +24,14 @@ export class Saboteur {
   readonly windows: FaultWindow[] = []
   readonly #fleet: Fleet
   readonly #redis: RunningServer
-  /** Faults of the Redis server itself take turns. */
-  #redisTurn: Promise<void> = Promise.resolve()
+  readonly #postgres: RunningServer
+  /** Faults of the servers themselves take turns. */
+  #serverTurn: Promise<void> = Promise.resolve()
 
-  constructor(fleet: Fleet, redis: RunningServer) {
+  constructor(fleet: Fleet, redis: RunningServer, postgres: RunningServer) {
     this.#fleet = fleet
     this.#redis = redis
+    this.#postgres = postgres
   }
 
   /** Does all of the plan, in its time. Resolves when all is over. */
@@ -45,11 +47,11 @@ export class Saboteur {
   async #do(fault: Fault): Promise<void> {
     const slot = 'worker' in fault ? (this.#fleet.slots[fault.worker] as Slot) : undefined
     const what = describe(fault, slot)
-    if (fault.kind === 'redis-restart' || fault.kind === 'redis-flush' || fault.kind === 'redis-pause') {
-      this.#redisTurn = this.#redisTurn.then(() =>
-        this.#during(fault, what, undefined, () => this.#toRedis(fault)),
+    if (!('worker' in fault)) {
+      this.#serverTurn = this.#serverTurn.then(() =>
+        this.#during(fault, what, undefined, () => this.#toServer(fault)),
       )
-      return this.#redisTurn
+      return this.#serverTurn
     }
     await this.#during(fault, what, slot?.name, () => this.#toWorker(fault, slot as Slot))
   }
@@ -68,8 +70,12 @@ export class Saboteur {
     this.windows[at] = { kind, what, worker, from, to: now() }
   }
 
-  async #toRedis(fault: Extract<Fault, { kind: `redis-${string}` }>): Promise<void> {
-    if (fault.kind === 'redis-pause') {
+  async #toServer(fault: Exclude<Fault, { worker: number }>): Promise<void> {
+    if (fault.kind === 'postgres-restart') {
+      await this.#postgres.kill()
+      await sleep(fault.ms)
+      await this.#postgres.restart()
+    } else if (fault.kind === 'redis-pause') {
       this.#redis.pause()
       await sleep(fault.ms)
       this.#redis.resume()
@@ -84,7 +90,7 @@ export class Saboteur {
     }
   }
 
-  async #toWorker(fault: Exclude<Fault, { kind: `redis-${string}` }>, slot: Slot): Promise<void> {
+  async #toWorker(fault: Extract<Fault, { worker: number }>, slot: Slot): Promise<void> {
     const worker = await this.#fleet.working(slot)
     switch (fault.kind) {
       case 'kill-at':
@@ -150,6 +156,8 @@ function describe(fault: Fault, slot: Slot | undefined): string {
       return `${slot?.name} is frozen for ${fault.ms} ms`
     case 'redis-restart':
       return `Redis is killed, and starts empty ${fault.ms} ms later`
+    case 'postgres-restart':
+      return `Postgres crashes, and recovers ${fault.ms} ms later`
     case 'redis-flush':
       return 'FLUSHALL'
     case 'redis-pause':

@@ -1,53 +1,82 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Client } from 'pg'
 import { now } from './clock.ts'
-import { describeError } from './errors.ts'
-import type { Note } from './journal.ts'
+import type { Note, Outcome } from './journal.ts'
 import type { Random } from './random.ts'
 import { IDS, MODELS, randomGroup, randomKind, randomThing } from './things.ts'
 
 export const PSQL = 'psql'
 
+/** A connection that may be lost. */
+export function connectionTo(url: string): Client {
+  const client = new Client({ connectionString: url })
+  client.on('error', () => {})
+  return client
+}
+
 /** Another program, which knows nothing of a cache: plain SQL on a plain connection. */
 export class Psql {
   readonly notes: Note[] = []
-  readonly #client: Client
+  readonly #url: string
   readonly #random: Random
   readonly #pauseMs: number
+  #client: Client | undefined
   #stopping = false
   #running: Promise<void> | undefined
 
   constructor(url: string, random: Random, pauseMs: number) {
-    this.#client = new Client({ connectionString: url })
+    this.#url = url
     this.#random = random
     this.#pauseMs = pauseMs
   }
 
-  async start(): Promise<void> {
-    await this.#client.connect()
+  start(): void {
     this.#running = this.#run()
   }
 
   async stop(): Promise<void> {
     this.#stopping = true
     await this.#running
-    await this.#client.end()
+    await this.#client?.end()
   }
 
   async #run(): Promise<void> {
     for (let n = 1; !this.#stopping; n++) {
       const op = `${PSQL}#${n}`
       const text = this.#statement(op)
-      this.notes.push({ t: 'begin', op, at: now(), what: text })
-      try {
-        // Several statements in one query are one transaction.
-        const result = await this.#client.query(text)
-        const rows = [result].flat().reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0)
-        this.notes.push({ t: 'end', op, at: now(), outcome: 'ok', rows })
-      } catch (error) {
-        this.notes.push({ t: 'end', op, at: now(), outcome: 'failed', rows: 0, error: describeError(error) })
-      }
+      const client = await this.#connected()
+      if (client) await this.#execute(client, op, text)
       await sleep(this.#random.next() * this.#pauseMs)
+    }
+  }
+
+  async #connected(): Promise<Client | undefined> {
+    if (this.#client) return this.#client
+    const client = connectionTo(this.#url)
+    try {
+      await client.connect()
+      this.#client = client
+      return client
+    } catch {
+      return undefined // Postgres is down
+    }
+  }
+
+  async #execute(client: Client, op: string, text: string): Promise<void> {
+    this.notes.push({ t: 'begin', op, at: now(), what: text })
+    const end = (outcome: Outcome, rows: number) =>
+      this.notes.push({ t: 'end', op, at: now(), outcome, rows })
+    try {
+      // Several statements in one query are one transaction.
+      const result = await client.query(text)
+      end(
+        'ok',
+        [result].flat().reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0),
+      )
+    } catch (error) {
+      const refused = (error as { severity?: string }).severity === 'ERROR'
+      end(refused ? 'undone' : 'unknown', 0)
+      if (!refused) this.#client = undefined
     }
   }
 

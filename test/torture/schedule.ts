@@ -19,6 +19,8 @@ export type Fault =
   | { readonly kind: 'redis-restart'; readonly ms: number }
   | { readonly kind: 'redis-flush' }
   | { readonly kind: 'redis-pause'; readonly ms: number }
+  /** Crashes at once, and recovers `ms` later. */
+  | { readonly kind: 'postgres-restart'; readonly ms: number }
   | { readonly kind: 'cut'; readonly of: Server; readonly worker: number }
   /** Postgres is cut off `ms` after a transaction was about to send its COMMIT. */
   | { readonly kind: 'cut-at-commit'; readonly worker: number; readonly ms: number }
@@ -97,6 +99,7 @@ function deckOf(random: Random, workers: number): Fault[] {
     { kind: 'redis-restart', ms: random.int(0, 400) },
     { kind: 'redis-flush' },
     { kind: 'redis-pause', ms: ms() },
+    { kind: 'postgres-restart', ms: random.int(0, 200) },
     ...network('redis'),
     ...network('postgres'),
   ]

@@ -18,7 +18,7 @@ test('that run has every kind of fault', () => {
     .flat()
     .map(kindOf)
   const network = ['cut', 'delay', 'hole'].flatMap((kind) => [`redis-${kind}`, `postgres-${kind}`])
-  const server = ['redis-restart', 'redis-flush', 'redis-pause']
+  const server = ['redis-restart', 'redis-flush', 'redis-pause', 'postgres-restart']
   const process = ['kill', 'kill-at', 'freeze', 'postgres-cut-at-commit']
   expect(new Set(kinds)).toEqual(new Set([...network, ...server, ...process]))
 })
