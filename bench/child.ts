@@ -21,6 +21,9 @@ process.on('message', (request: Request) => {
   )
 })
 
+// Whatever becomes of the parent, this process does not stay behind.
+process.on('disconnect', () => process.exit())
+
 function reply(message: Reply): void {
   process.send?.(message)
 }

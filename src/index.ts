@@ -37,7 +37,7 @@ export type {
 export type { WaveMessage } from './loaders/dispatcher.ts'
 export type { Trips } from './loaders/driver.ts'
 export type { ModelCache, Query } from './loaders/model-cache.ts'
-export { runInLoop } from './loaders/scope.ts'
+export { currentScope, runInLoop, type Scope } from './loaders/scope.ts'
 export type { WaveCounts } from './loaders/wave.ts'
 export type { ValueType } from './models/codec.ts'
 export type { ModelMeta } from './models/model.ts'

@@ -70,6 +70,7 @@ class CommitRun {
   readonly #parties: readonly InvalidationParty[]
   /** When and on which connection the last intents were taken, per party. */
   readonly #intended = new Map<InvalidationParty, { readonly session: unknown; readonly at: number }>()
+  #serverRun = ''
 
   constructor(transaction: OpenTransaction, parties: readonly InvalidationParty[]) {
     this.#transaction = transaction
@@ -101,7 +102,7 @@ class CommitRun {
       case 'rollback':
         return this.#transaction.rollback()
       case 'outcome':
-        return readOutcome((this.#parties[0] as InvalidationParty).db, step.xid)
+        return readOutcome((this.#parties[0] as InvalidationParty).db, step.xid, this.#serverRun)
       case 'clear':
         return this.#clear(step)
       case 'inForce':
@@ -120,7 +121,9 @@ class CommitRun {
     try {
       // What deferred constraint triggers write must get its intents too, so they run now and not in COMMIT.
       if (strict) await run(rawInternal('set constraints all immediate'))
-      return await readOwnRows(run)
+      const { serverRun, ...own } = await readOwnRows(run)
+      this.#serverRun = serverRun
+      return own
     } catch (error) {
       // COMMIT of a failed transaction is a rollback, and says so itself.
       if (isAborted(error)) return { xid: null, rows: [] }

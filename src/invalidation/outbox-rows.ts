@@ -27,14 +27,17 @@ export async function outboxExists(run: RunRaw): Promise<boolean> {
   return (rows[0] as { found: string }).found === 'true'
 }
 
-/** The outbox rows that the transaction on this connection has written so far. */
-export async function readOwnRows(run: RunRaw): Promise<OwnRows> {
+/** Tells a run of a server from its next one, and from another server. */
+const SERVER_RUN = 'extract(epoch from pg_postmaster_start_time())::text'
+
+/** The outbox rows that the transaction on this connection has written so far, and which run of the server it is in. */
+export async function readOwnRows(run: RunRaw): Promise<OwnRows & { readonly serverRun: string }> {
   const { rows } = await run(
-    CompiledQuery.raw(`${INTERNAL} select pg_current_xact_id_if_assigned()::text as xid,
+    CompiledQuery.raw(`${INTERNAL} select pg_current_xact_id_if_assigned()::text as xid, ${SERVER_RUN} as run,
       (select ${PENDING} from loadstone.outbox o where o.xid = pg_current_xact_id_if_assigned()) as pending`),
   )
-  const { xid, pending } = rows[0] as { xid: string | null; pending: string | null }
-  return { xid, rows: parseRows(pending) }
+  const own = rows[0] as { xid: string | null; run: string; pending: string | null }
+  return { xid: own.xid, rows: parseRows(own.pending), serverRun: own.run }
 }
 
 /** The age of the first committed row of a namespace, ms; undefined when there is none. */
@@ -87,11 +90,14 @@ export async function deleteRows(db: Database, rows: readonly OutboxRow[]): Prom
   )
 }
 
-/** What became of a transaction. */
-export async function readOutcome(db: Database, xid: string): Promise<Outcome> {
-  const { rows } = await sql<{
-    status: Outcome | null
-  }>`${sql.raw(INTERNAL)} select pg_xact_status(${xid}::text::xid8) as status`.execute(db)
+/**
+ * What became of a transaction. A server that has crashed since gives the ids of transactions it lost to others, so
+ * from its next run, or from the server that took over, 'committed' need not be about ours.
+ */
+export async function readOutcome(db: Database, xid: string, serverRun: string): Promise<Outcome> {
+  const { rows } = await sql<{ status: Outcome | null }>`${sql.raw(INTERNAL)}
+    select case when status <> 'committed' or ${sql.raw(SERVER_RUN)} = ${serverRun} then status end as status
+    from pg_xact_status(${xid}::text::xid8) as status`.execute(db)
   return rows[0]?.status ?? 'unknown'
 }
 

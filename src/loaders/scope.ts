@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
+import DataLoader from 'dataloader'
 
 /**
  * One request, job or loop turn. It owns the loaders of every cache that is used in it, so two lookups of one key
@@ -9,13 +10,37 @@ export class Scope {
   readonly parent: Scope | undefined
   /** Per cache, what it keeps for this scope. */
   readonly #parts = new Map<object, unknown>()
+  #loaders: Map<string, unknown> | undefined
 
   /** @param parent its parts are this scope's parts too, but for those that `set` replaces */
   constructor(parent?: Scope) {
     this.parent = parent
   }
 
-  /** What `owner` keeps here, made when it is first asked for. */
+  /**
+   * A DataLoader of the application's own, with this scope's life: for what no model looks up.
+   *
+   * @param name one loader per name; the first call's `batch` counts
+   */
+  loaderFor<Key, Value>(
+    name: string,
+    batch: DataLoader.BatchLoadFn<Key, Value>,
+    options?: DataLoader.Options<Key, Value>,
+  ): DataLoader<Key, Value> {
+    this.#loaders ??= new Map()
+    let loader = this.#loaders.get(name) as DataLoader<Key, Value> | undefined
+    if (!loader) {
+      loader = new DataLoader(batch, options)
+      this.#loaders.set(name, loader)
+    }
+    return loader
+  }
+
+  /**
+   * What `owner` keeps here, made when it is first asked for.
+   *
+   * @internal
+   */
   part<T>(owner: object, create: () => T): T {
     const found = this.own<T>(owner)
     if (found !== undefined) return found
@@ -25,10 +50,12 @@ export class Scope {
     return part
   }
 
+  /** @internal */
   own<T>(owner: object): T | undefined {
     return this.#parts.get(owner) as T | undefined
   }
 
+  /** @internal */
   set(owner: object, part: unknown): void {
     this.#parts.set(owner, part)
   }
@@ -36,9 +63,12 @@ export class Scope {
   /**
    * Lets go of the memo when the work is done, which the scope itself may outlive by far: Node keeps it in every
    * promise, timer and write request that was made in it, and V8 may have moved one of those to its old space.
+   *
+   * @internal
    */
   end(): void {
     this.#parts.clear()
+    this.#loaders = undefined
   }
 }
 
