@@ -58,6 +58,7 @@ export class Relay {
   readonly #settings: RelaySettings
   readonly #candidate = newToken()
   #stopped = false
+  #led = false
   #failures = 0
   #wake: (() => void) | undefined
   #running: Promise<void> | undefined
@@ -80,6 +81,9 @@ export class Relay {
     this.#stopped = true
     this.#wake?.()
     await this.#running
+    // Ends its time at once, so that another process need not wait it out.
+    if (this.#led)
+      await this.#party.store.lead(relayKey(this.#party.namespace), this.#candidate, 1).catch(() => false)
   }
 
   /**
@@ -132,6 +136,7 @@ export class Relay {
     const { pollMs, electionMs, batch } = this.#settings
     const until = Date.now() + electionMs / 2
     if (!(await store.lead(relayKey(namespace), this.#candidate, electionMs))) return false
+    this.#led = true
     while (!this.#stopped && Date.now() < until) {
       const applied = await this.turn()
       if (applied < batch) await this.#sleep(pollMs)
