@@ -80,10 +80,10 @@ async function runTurns(workload: Workload, turns: number): Promise<void> {
   await contender.idle()
 }
 
+/** No garbage collection is forced: it would shrink V8's young generation, and each sample would begin by growing it. */
 async function sample(workload: Workload, cpuMs: number, profile: string | undefined): Promise<Sample> {
   const run = (await begun(workload)) as RunTurn
   if (!workload.cold) await runTurns(workload, workload.turns)
-  globalThis.gc?.()
   const session = profile === undefined ? undefined : await startProfile()
   const cpu = process.cpuUsage()
   const began = performance.now()

@@ -21,10 +21,7 @@ export class ContenderProcess {
     contender: ContenderName,
     environment: Environment,
   ): Promise<ContenderProcess> {
-    const child = fork(script, {
-      execArgv: ['--expose-gc'],
-      env: { ...process.env, NODE_ENV: 'production' },
-    })
+    const child = fork(script, { execArgv: [], env: { ...process.env, NODE_ENV: 'production' } })
     const started = new ContenderProcess(label, child)
     await started.#ask({ op: 'prepare', contender, environment })
     return started

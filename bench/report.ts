@@ -157,8 +157,8 @@ ${absolute}
 - Redis and Postgres on the same machine, started for this. Five tables of ten columns, about 500 bytes of JSON a row,
   one in eight with text beyond ASCII.
 - Each contender has a process of its own and runs plain JS as \`npm run build\` makes it, not through tsx. They take turns
-  within each round, and each sample takes ${sampleMs} ms of CPU time, after a warm-up and a full garbage collection. CPU is that of all
-  threads of the process, garbage collection included.
+  within each round, and each sample takes ${sampleMs} ms of CPU time, after a warm-up. CPU is that of all threads of the
+  process, garbage collection included.
 - Before it is timed, every contender's answers are compared with the rows in the database, and a different answer ends
   the run.
 - \`100 cold keys\`: Redis is emptied before every sample and no row is looked up twice. Nobody waits for fills, but their
