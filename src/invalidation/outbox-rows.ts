@@ -40,13 +40,24 @@ export async function readOwnRows(run: RunRaw): Promise<OwnRows & { readonly ser
   return { xid: own.xid, rows: parseRows(own.pending), serverRun: own.run }
 }
 
-/** The age of the first committed row of a namespace, ms; undefined when there is none. */
-export async function backlogAge(db: Database, namespace: string): Promise<number | undefined> {
-  const { rows } = await sql<{ age: string | null }>`${sql.raw(INTERNAL)}
-    select (extract(epoch from clock_timestamp() - at) * 1000)::text as age
-    from loadstone.outbox where namespace = ${namespace} order by xid, id limit 1`.execute(db)
-  const age = rows[0]?.age ?? null
-  return age === null ? undefined : Math.max(0, Math.round(Number(age)))
+export interface Backlog {
+  /** The age of the first committed row, ms; undefined when there is none. */
+  readonly ageMs: number | undefined
+  /** No row of the namespace has a smaller xid, and none ever will: all those transactions had ended. */
+  readonly floor: string
+}
+
+/** @param floor an earlier {@link Backlog.floor} of this server, or '0' */
+export async function readBacklog(db: Database, namespace: string, floor: string): Promise<Backlog> {
+  const { rows } = await sql<{ floor: string; age: string | null }>`${sql.raw(INTERNAL)}
+    select least(first.xid, pg_snapshot_xmin(pg_current_snapshot()))::text as floor,
+      (extract(epoch from clock_timestamp() - first.at) * 1000)::text as age
+    from (select) always left join (
+      select xid, at from loadstone.outbox
+      where namespace = ${namespace} and xid >= ${floor}::text::xid8 order by xid, id limit 1
+    ) first on true`.execute(db)
+  const { age, floor: next } = rows[0] as { floor: string; age: string | null }
+  return { ageMs: age === null ? undefined : Math.max(0, Math.round(Number(age))), floor: next }
 }
 
 /**
@@ -60,13 +71,17 @@ export async function takeRows(
   namespace: string,
   limit: number,
   graceMs: number,
+  floor: string,
 ): Promise<OutboxRow[]> {
+  // The outbox has no statistics. Without the settings, Postgres takes it for small and sorts all of it each time.
+  const alone = await sql<{ granted: boolean }>`${sql.raw(INTERNAL)}
+    select pg_try_advisory_xact_lock(hashtextextended('loadstone relay ' || ${namespace}::text, 0)) as granted,
+      set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true)`.execute(db)
+  if (!alone.rows[0]?.granted) return []
   const { rows } = await sql<{ pending: string | null }>`${sql.raw(INTERNAL)}
-    with alone as materialized (
-      select pg_try_advisory_xact_lock(hashtextextended('loadstone relay ' || ${namespace}::text, 0)) as granted
-    ), o as (
+    with o as (
       select * from loadstone.outbox
-      where (select granted from alone) and namespace = ${namespace}
+      where namespace = ${namespace} and xid >= ${floor}::text::xid8
         and at <= clock_timestamp() - ${graceMs}::float8 * interval '1 ms'
       order by xid, id limit ${limit} for update skip locked
     )

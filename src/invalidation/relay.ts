@@ -1,7 +1,7 @@
 import { relayKey } from '../models/key.ts'
 import { type OutboxRow, type TouchedKeys, touchedKeys } from '../models/touched.ts'
 import { newToken } from '../stores/store.ts'
-import { backlogAge, deleteRows, outboxExists, takeRows } from './outbox-rows.ts'
+import { deleteRows, outboxExists, readBacklog, takeRows } from './outbox-rows.ts'
 import { clearTouched, type InvalidationParty } from './party.ts'
 
 export type RelayStep =
@@ -60,6 +60,8 @@ export class Relay {
   #stopped = false
   #led = false
   #failures = 0
+  /** Spares a look what lies before its first row: rows of other namespaces, and deleted ones until a vacuum. */
+  #floor = '0'
   #wake: (() => void) | undefined
   #running: Promise<void> | undefined
 
@@ -93,9 +95,10 @@ export class Relay {
    */
   async turn(graceMs: number = this.#settings.graceMs): Promise<number> {
     const { store, namespace, counters, db } = this.#party
-    const age = await backlogAge(db, namespace)
-    counters.relayLagMs = age ?? 0
-    if (age === undefined || age < graceMs) return 0
+    const { ageMs, floor } = await readBacklog(db, namespace, this.#floor)
+    this.#floor = floor
+    counters.relayLagMs = ageMs ?? 0
+    if (ageMs === undefined || ageMs < graceMs) return 0
     // A failure rolls back, and the rows are there for the next turn.
     return db.transaction().execute(async (trx) => {
       const steps = relayTurn()
@@ -104,7 +107,7 @@ export class Relay {
         const { done, value: step } = resume()
         if (done) return step
         let answer: unknown
-        if (step.op === 'take') answer = await takeRows(trx, namespace, this.#settings.batch, graceMs)
+        if (step.op === 'take') answer = await takeRows(trx, namespace, this.#settings.batch, graceMs, floor)
         else if (step.op === 'clear') await clearTouched(store, step.touched, null, true)
         else {
           await deleteRows(trx, step.rows)
@@ -137,6 +140,8 @@ export class Relay {
     const until = Date.now() + electionMs / 2
     if (!(await store.lead(relayKey(namespace), this.#candidate, electionMs))) return false
     this.#led = true
+    // A server that took over counts from where it was: it may give xids below the floor.
+    this.#floor = '0'
     while (!this.#stopped && Date.now() < until) {
       const applied = await this.turn()
       if (applied < batch) await this.#sleep(pollMs)

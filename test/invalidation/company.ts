@@ -23,6 +23,8 @@ export interface Company {
   readonly options: CacheOptions<CompanyTables>
   /** SQL by another program: it knows nothing of the cache. */
   foreign(statement: string): Promise<void>
+  /** For connections of another program; undefined for PGlite. */
+  readonly databaseUrl?: string
   /** Another cache of the same namespace, as another process has it. */
   another(options?: Partial<CacheOptions<CompanyTables>>): Pick<Company, 'cache' | 'Person' | 'Account'>
   close(): Promise<void>
@@ -94,7 +96,7 @@ export async function onServers({ databasePort, ...extra }: Extra = {}): Promise
   pool.on('error', () => {})
   pool.on('connect', (client) => client.on('error', () => {}))
   const db = new Kysely<CompanyTables>({ dialect: withInvalidation(new PostgresDialect({ pool })) })
-  return open(
+  const company = await open(
     db,
     { ...PATIENT, db, redis, namespace, ...extra },
     async (statement) => void (await database.pool.query(statement)),
@@ -103,6 +105,7 @@ export async function onServers({ databasePort, ...extra }: Extra = {}): Promise
       await database.drop()
     },
   )
+  return { ...company, databaseUrl: database.url }
 }
 
 /** One for all tests of a file, as it takes a second to start. */

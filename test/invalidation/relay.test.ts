@@ -1,5 +1,6 @@
 import { sql } from 'kysely'
 import { createModelCache, runInLoop } from 'loadstone'
+import { Client } from 'pg'
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { insidesOf } from '../../src/cache.ts'
 import { startRedis } from '../servers/redis.ts'
@@ -57,6 +58,18 @@ describe.each(Object.entries(PLACES))('the relay, on %s', (_place, openCompany) 
     expect(await backlog()).toBe(1)
   })
 
+  test('works through its own rows beside those of a namespace that nobody serves', async () => {
+    const unserved = createModelCache({ ...company.options, namespace: 'unserved', relay: false })
+    unserved.model('people', { keyFields: [['id']] })
+    await unserved.install()
+    await company.foreign(`update people set name = 'Ada' where id = 1`)
+    expect([await relay(), await relay()]).toEqual([1, 0])
+    await company.foreign(`update people set name = 'Grace' where id = 1`)
+    expect([await relay(), await relay()]).toEqual([1, 0])
+    expect(await backlog()).toBe(2)
+    await unserved.close()
+  })
+
   test('applies rows of a model that this process does not declare', async () => {
     const stranger = createModelCache({ ...company.options, relay: false })
     const { relay: turned } = insidesOf(stranger)
@@ -81,6 +94,23 @@ describe.each(Object.entries(PLACES))('the relay, on %s', (_place, openCompany) 
 })
 
 describe('the relay, by itself', () => {
+  test('finds the rows of a transaction that began before others and ends after they were applied', async () => {
+    company = await onServers()
+    await nameOf(2)
+    const slow = new Client({ connectionString: company.databaseUrl })
+    await slow.connect()
+    try {
+      await slow.query(`begin; update people set name = 'Grace' where id = 2`)
+      await company.foreign(`update people set name = 'Ada' where id = 1`)
+      expect([await relay(), await relay()]).toEqual([1, 0])
+      await slow.query('commit')
+      expect(await relay()).toBe(1)
+      expect(await nameOf(2)).toBe('Grace')
+    } finally {
+      await slow.end()
+    }
+  })
+
   test('makes a write of psql visible within 200 ms, at defaults', async () => {
     company = await onServers({ relay: {} })
     await nameOf(1)
