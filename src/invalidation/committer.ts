@@ -7,6 +7,8 @@ import { clearTouched, type InvalidationParty } from './party.ts'
 /** A transaction that is about to be committed, on its own connection. */
 export interface OpenTransaction {
   run: RunRaw
+  /** Which run of the server it is in. */
+  serverRun(): Promise<string>
   commit(): Promise<void>
   rollback(): Promise<void>
 }
@@ -117,13 +119,12 @@ class CommitRun {
   }
 
   async #ownRows(strict: boolean) {
-    const { run } = this.#transaction
+    const { run, serverRun } = this.#transaction
     try {
       // What deferred constraint triggers write must get its intents too, so they run now and not in COMMIT.
       if (strict) await run(rawInternal('set constraints all immediate'))
-      const { serverRun, ...own } = await readOwnRows(run)
-      this.#serverRun = serverRun
-      return own
+      this.#serverRun = await serverRun()
+      return await readOwnRows(run)
     } catch (error) {
       // COMMIT of a failed transaction is a rollback, and says so itself.
       if (isAborted(error)) return { xid: null, rows: [] }

@@ -14,7 +14,7 @@ import {
 } from 'kysely'
 import { OptionError } from '../errors.ts'
 import { type CommitHub, Committer } from './committer.ts'
-import { INTERNAL } from './outbox-rows.ts'
+import { INTERNAL, type RunRaw, readServerRun } from './outbox-rows.ts'
 import type { InvalidationParty } from './party.ts'
 
 /** The caches that are told of commits through one dialect. */
@@ -141,6 +141,7 @@ class InvalidationConnection implements DatabaseConnection {
   readonly #driver: Driver
   readonly #committer: Committer
   #transaction: { wrote: boolean } | undefined
+  #serverRun: string | undefined
   /** Lone writes on one connection take turns: each has a BEGIN and a COMMIT around it. */
   #turn: Promise<unknown> = Promise.resolve()
 
@@ -166,8 +167,13 @@ class InvalidationConnection implements DatabaseConnection {
       return commit()
     }
     if (!wrote || !this.#committer.needed) return send()
+    const run: RunRaw = (query) => this.inner.executeQuery(query)
     await this.#committer.commit({
-      run: (query) => this.inner.executeQuery(query),
+      run,
+      serverRun: async () => {
+        this.#serverRun ??= await readServerRun(run)
+        return this.#serverRun
+      },
       commit: send,
       rollback: () => this.rollback(),
     })

@@ -27,17 +27,27 @@ export async function outboxExists(run: RunRaw): Promise<boolean> {
   return (rows[0] as { found: string }).found === 'true'
 }
 
-/** Tells a run of a server from its next one, and from another server. */
-const SERVER_RUN = 'extract(epoch from pg_postmaster_start_time())::text'
+/**
+ * Tells a run of a server from its next one, and from another server. A crash of one backend has the server begin
+ * anew under the same start time, but with other processes of its own; every role may see their pids.
+ */
+const SERVER_RUN = `(select concat(pg_postmaster_start_time() at time zone 'UTC', ' ', min(pid))
+  from pg_stat_get_activity(null) where datid is null and usesysid is null)`
 
-/** The outbox rows that the transaction on this connection has written so far, and which run of the server it is in. */
-export async function readOwnRows(run: RunRaw): Promise<OwnRows & { readonly serverRun: string }> {
+/** Which run of the server a connection belongs to. It does not outlive it. */
+export async function readServerRun(run: RunRaw): Promise<string> {
+  const { rows } = await run(CompiledQuery.raw(`${INTERNAL} select ${SERVER_RUN} as run`))
+  return (rows[0] as { run: string }).run
+}
+
+/** The outbox rows that the transaction on this connection has written so far. */
+export async function readOwnRows(run: RunRaw): Promise<OwnRows> {
   const { rows } = await run(
-    CompiledQuery.raw(`${INTERNAL} select pg_current_xact_id_if_assigned()::text as xid, ${SERVER_RUN} as run,
+    CompiledQuery.raw(`${INTERNAL} select pg_current_xact_id_if_assigned()::text as xid,
       (select ${PENDING} from loadstone.outbox o where o.xid = pg_current_xact_id_if_assigned()) as pending`),
   )
-  const own = rows[0] as { xid: string | null; run: string; pending: string | null }
-  return { xid: own.xid, rows: parseRows(own.pending), serverRun: own.run }
+  const own = rows[0] as { xid: string | null; pending: string | null }
+  return { xid: own.xid, rows: parseRows(own.pending) }
 }
 
 export interface Backlog {
@@ -111,7 +121,7 @@ export async function deleteRows(db: Database, rows: readonly OutboxRow[]): Prom
  */
 export async function readOutcome(db: Database, xid: string, serverRun: string): Promise<Outcome> {
   const { rows } = await sql<{ status: Outcome | null }>`${sql.raw(INTERNAL)}
-    select case when status <> 'committed' or ${sql.raw(SERVER_RUN)} = ${serverRun} then status end as status
+    select case when status <> 'committed' or ${sql.raw(SERVER_RUN)} = ${serverRun}::text then status end as status
     from pg_xact_status(${xid}::text::xid8) as status`.execute(db)
   return rows[0]?.status ?? 'unknown'
 }
