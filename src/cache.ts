@@ -23,6 +23,7 @@ import { AsyncDriver } from './loaders/driver.ts'
 import { Flights } from './loaders/flight.ts'
 import { ScopeLoader } from './loaders/loader.ts'
 import { type CacheParts, clearModels, forgetTouched, ModelCache } from './loaders/model-cache.ts'
+import { marksKey } from './models/key.ts'
 import { defineModel, type ModelMeta } from './models/model.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 import type { Database } from './sources/database.ts'
@@ -123,8 +124,8 @@ export interface Cache<DB> {
   doctor(): Promise<Finding[]>
 
   /**
-   * Forgets everything cached for these models, by name; for all, when none is named. Goes through all keys of the
-   * store. Rejects OptionError for a model that is not declared, StoreUnavailableError.
+   * Forgets everything cached for these models, by name; for all, when none is named. One round trip per model,
+   * however much is cached. Rejects OptionError for a model that is not declared, StoreUnavailableError.
    */
   clear(models?: readonly TableName<DB>[]): Promise<void>
 
@@ -145,7 +146,11 @@ export interface Cache<DB> {
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const { db, redis, namespace, ...settings } = resolveOptions(options)
   const store = redis
-    ? new RedisStore(redis, { timeout: settings.storeTimeoutMs, intentReplicas: settings.intentReplicas })
+    ? new RedisStore(redis, {
+        timeout: settings.storeTimeoutMs,
+        intentReplicas: settings.intentReplicas,
+        marksKey: marksKey(namespace),
+      })
     : new MemoryStore(settings.memory)
   const database = db as unknown as Database
   const plain = database.withoutPlugins()
@@ -160,7 +165,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     driver,
     settings: settings.wave,
     useStore: true,
-    flights: new Flights(() => store.session),
+    flights: new Flights(),
     totals,
     tableChanged: (model) => binder.unbind(model),
   })

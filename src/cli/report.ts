@@ -29,7 +29,7 @@ function indent(text: string): string {
 }
 
 const UNCHECKED: Record<keyof Unchecked, string> = {
-  gone: 'gone meanwhile, or filled under another Redis master',
+  gone: 'gone or cleared, or filled under another Redis master',
   otherSchema: 'stored by older or newer code',
   leased: 'being loaded',
   intended: 'about to be written',

@@ -6,7 +6,7 @@ import type { ResultRow } from '../sources/source.ts'
 import { HEADER_BYTES, stateOf } from '../stores/entry.ts'
 
 export interface Unchecked {
-  /** Gone by the time they were read, or filled under another Redis master: nobody reads them. */
+  /** Gone by the time they were read, cleared with their model, or filled under another Redis master: nobody reads them. */
   gone: number
   /** Stored by older or newer code. */
   otherSchema: number

@@ -1,17 +1,16 @@
-import type { Lease } from '../stores/store.ts'
-
 /** What a load came to, for those who joined it: the encoded value, none, not to be shared, or why it failed. */
 export type FlightResult = Buffer | 'absent' | 'unshared' | Error
 
 /** A load in flight, for one key under one lease: our own, or another process' that we wait for. */
 export class Flight {
-  readonly lease: Lease
+  /** Of the lease. */
+  readonly token: string
   readonly result: Promise<FlightResult>
   settled: FlightResult | undefined = undefined
   #resolve!: (result: FlightResult) => void
 
-  constructor(lease: Lease) {
-    this.lease = lease
+  constructor(token: string) {
+    this.token = token
     this.result = new Promise((resolve) => {
       this.#resolve = resolve
     })
@@ -27,21 +26,10 @@ export class Flight {
 /**
  * The loads in flight of this process. One may be joined only by who has just seen its very token in the store: then
  * no write has come between, and the answer is as fresh as a hit. A flight therefore lasts until its fill is through.
- * It does not outlast its session: another master may still have the token, and never have heard who took it away.
+ * Another master, which may never have heard who took the lease away, shows it to nobody: it is of another epoch.
  */
 export class Flights {
   readonly #byKey = new Map<string, Flight>()
-  readonly #session: () => unknown
-
-  /** @param session the store's present one */
-  constructor(session: () => unknown) {
-    this.#session = session
-  }
-
-  /** The store's present session. */
-  get session(): unknown {
-    return this.#session()
-  }
 
   get size(): number {
     return this.#byKey.size
@@ -49,11 +37,11 @@ export class Flights {
 
   get(key: string, token: string): Flight | undefined {
     const flight = this.#byKey.get(key)
-    return flight?.lease.token === token && flight.lease.session === this.#session() ? flight : undefined
+    return flight?.token === token ? flight : undefined
   }
 
-  begin(key: string, lease: Lease): Flight {
-    const flight = new Flight(lease)
+  begin(key: string, token: string): Flight {
+    const flight = new Flight(token)
     this.#byKey.set(key, flight)
     return flight
   }

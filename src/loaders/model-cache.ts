@@ -115,7 +115,7 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
     forgetTouched(this.#parts, touched)
   }
 
-  /** Forgets everything cached for this model. Goes through all keys of the store, so it is not for every write. */
+  /** Forgets everything cached for this model, in one round trip, however much it is. Rejects StoreUnavailableError. */
   async clear(): Promise<void> {
     await this.#bound()
     await clearModels(this.#parts, [this.#binding.definition.name])

@@ -114,8 +114,6 @@ class Entry {
   state: EntryState = 'none'
   /** The record behind `leased`. */
   record: Buffer | null = null
-  /** The store's session that `record` was seen in. */
-  session: unknown = undefined
   /** Flights that end with what this entry comes to. */
   flights: Flight[] | undefined = undefined
 
@@ -192,13 +190,10 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
 
 /** Asks the store; answers what it has, and returns the rest. */
 function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
-  // From before the trip: should it change meanwhile, nobody can join on what was seen.
-  const { session } = env.flights
   const records: (Buffer | null)[] = yield { op: 'getMany', keys: entries.map(keyOfEntry) }
   const open: Entry[] = []
   for (let i = 0; i < entries.length; i++) {
     const entry = entries[i] as Entry
-    entry.session = session
     if (!believe(entry, records[i] as Buffer | null, env)) open.push(entry)
   }
   return open
@@ -289,7 +284,6 @@ class Load {
         const granted = free.filter((_, i) => acquired.records[i] === null)
         const refused = free.filter((entry, i) => {
           const record = acquired.records[i] as Buffer | null
-          entry.session = acquired.lease.session
           return record !== null && !believe(entry, record, this.#env)
         })
         // Damaged even now: what is there came from somebody who writes other bytes than we can read.
@@ -317,7 +311,7 @@ class Load {
       else {
         waiting.push(entry)
         // Another process loads it. Whoever sees that token too waits with us, and not each for a statement of its own.
-        if (token && !flight) this.#begin(entry, { token, session: entry.session })
+        if (token && !flight) this.#begin(entry, token)
       }
     }
     tasks.push(...this.#selects(newer, null))
@@ -388,7 +382,7 @@ class Load {
    */
   *#select(entries: readonly Entry[], lease: Lease | null): Wave {
     const [{ model, shape }] = entries as readonly [Entry, ...Entry[]]
-    if (lease) for (const entry of entries) this.#begin(entry, lease)
+    if (lease) for (const entry of entries) this.#begin(entry, lease.token)
     let lists: ResultRow[][]
     try {
       lists = yield {
@@ -417,8 +411,8 @@ class Load {
     if (apart.length > 0) yield* this.#each(apart)
   }
 
-  #begin(entry: Entry, lease: Lease): void {
-    const flight = this.#env.flights.begin(entry.key, lease)
+  #begin(entry: Entry, token: string): void {
+    const flight = this.#env.flights.begin(entry.key, token)
     if (entry.flights) entry.flights.push(flight)
     else entry.flights = [flight]
     this.#opened.push({ key: entry.key, flight })

@@ -32,6 +32,11 @@ export function relayKey(namespace: string): string {
   return `${escapeKeyPart(namespace)}:~relay`
 }
 
+/** The key of the marks of a namespace, see stores/marks.ts. */
+export function marksKey(namespace: string): string {
+  return `${escapeKeyPart(namespace)}:~marks`
+}
+
 /**
  * The cache key of the values `texts` (canonical, see canonical.ts) under `prefix`: injective, and at most
  * {@link MAX_VALUES_LENGTH} characters longer than the prefix.

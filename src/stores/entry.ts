@@ -4,9 +4,9 @@
  * | record | meaning |
  * |---|---|
  * | (none) | nothing known |
- * | `V` schema(2) epoch(4) filled(6) payload | a value; schema: big-endian number of the stored form; epoch: see redis.ts; filled: ms since 1970 |
+ * | `V` schema(2) epoch(4) filled(6) payload | a value; schema: big-endian number of the stored form; epoch: see marks.ts; filled: ms since 1970 |
  * | `N` schema(2) epoch(4) filled(6) | known not to exist |
- * | `L` token(16) | a reader is loading it |
+ * | `L` token(16) epoch(4) | a reader is loading it |
  * | `W` (token(16) deadline(13))+ | write intents: transactions about to commit, each with its own deadline |
  */
 const VALUE = 0x56
@@ -17,7 +17,9 @@ const INTENT = 0x57
 /** Bytes before the payload of a value; all that an absence has. */
 export const HEADER_BYTES = 13
 const FILLED_AT = 7
+const EPOCH_BYTES = 4
 export const TOKEN_BYTES = 16
+const LEASE_BYTES = 1 + TOKEN_BYTES + EPOCH_BYTES
 const DEADLINE_BYTES = 13
 export const INTENT_BYTES = TOKEN_BYTES + DEADLINE_BYTES
 
@@ -37,15 +39,19 @@ export function stateOf(record: Buffer | null, schema: number): EntryState {
     if (stored === schema) return kind === VALUE ? 'value' : 'absent'
     return stored < schema ? 'none' : 'newer'
   }
-  if (kind === LEASE) return record.length === 1 + TOKEN_BYTES ? 'leased' : 'damaged'
+  if (kind === LEASE) return record.length === LEASE_BYTES ? 'leased' : 'damaged'
   if (kind === INTENT)
     return record.length > 1 && (record.length - 1) % INTENT_BYTES === 0 ? 'intended' : 'damaged'
   return 'damaged'
 }
 
-/** Whether a record was filled under another Redis master than the one `epoch` names. Such values are not believed. */
+/** Whether a record is of another epoch than `epoch`. Such values are not believed, and such leases do not count. */
 export function isOfOtherEpoch(record: Buffer, epoch: Buffer): boolean {
   const kind = record[0]
+  if (kind === LEASE)
+    return (
+      record.length === LEASE_BYTES && record.compare(epoch, 0, EPOCH_BYTES, LEASE_BYTES - EPOCH_BYTES) !== 0
+    )
   if (kind !== VALUE && kind !== ABSENT) return false
   return record[3] !== epoch[0] || record[4] !== epoch[1] || record[5] !== epoch[2] || record[6] !== epoch[3]
 }
@@ -63,11 +69,15 @@ export function isAnswerRecord(record: Buffer): boolean {
 }
 
 export function leaseToken(record: Buffer): string {
-  return record.toString('latin1', 1)
+  return record.toString('latin1', 1, 1 + TOKEN_BYTES)
 }
 
-export function leaseRecord(token: string): Buffer {
-  return Buffer.from(`L${token}`, 'latin1')
+export function leaseEpoch(record: Buffer): Buffer {
+  return record.subarray(1 + TOKEN_BYTES)
+}
+
+export function leaseRecord(token: string, epoch: Buffer): Buffer {
+  return Buffer.concat([Buffer.from(`L${token}`, 'latin1'), epoch])
 }
 
 /**
@@ -83,7 +93,7 @@ export function answerRecord(schema: number, epoch: Buffer, payload: Buffer | nu
   const record = Buffer.allocUnsafe(HEADER_BYTES + (payload?.length ?? 0))
   record[0] = payload ? VALUE : ABSENT
   record.writeUInt16BE(schema, 1)
-  epoch.copy(record, 3, 0, 4)
+  epoch.copy(record, 3, 0, EPOCH_BYTES)
   record.writeUIntBE(now, FILLED_AT, 6)
   payload?.copy(record, HEADER_BYTES)
   return record

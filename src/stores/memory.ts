@@ -66,7 +66,7 @@ export class MemoryStore implements CacheStore {
     const records = keys.map((key, i) => {
       const record = this.#records.get(key)
       if (record && mustStay(record, schemas[i] as number)) return record
-      this.#set(key, leaseRecord(lease.token), leaseMs)
+      this.#set(key, leaseRecord(lease.token, EPOCH), leaseMs)
       return null
     })
     return { lease, records }

@@ -1,7 +1,9 @@
+import { randomBytes } from 'node:crypto'
 import { messageOf, StoreUnavailableError } from '../errors.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
-import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, SCRIPTS, type Script } from './scripts.ts'
+import { Marks } from './marks.ts'
+import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, SCRIPTS, type Script } from './scripts.ts'
 import { type Acquired, type CacheStore, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
 
 /** What Loadstone needs of an ioredis `Redis` (5.x or 6.x): where to connect, and how to make a connection of its own. */
@@ -42,12 +44,15 @@ export interface RedisStoreOptions {
   readonly intentReplicas?: number
   /** How often the master is asked whether it is still the same. Default 2 s. */
   readonly epochCheck?: Duration
+  /** Where the marks are, see marks.ts. Default `'~marks'`. */
+  readonly marksKey?: string
 }
 
-/** A connection to one master from `ready` to `close`. Leases are good within one session only. */
+/** A connection to one master from `ready` to `close`, as long as nothing is marked. Leases are good within one session only. */
 interface Session {
-  /** First four bytes of `master_replid`, which changes with every restart and every promotion. */
-  readonly epoch: Buffer
+  /** First four bytes of `master_replid`, which changes with every restart and every promotion. One buffer per connection. */
+  readonly master: Buffer
+  readonly marks: Marks
 }
 
 /** One command takes at most so many keys, so that a huge wave does not hold up the server for everybody else. */
@@ -71,6 +76,7 @@ export class RedisStore implements CacheStore {
   readonly #intentReplicas: number
   readonly #epochCheck: NodeJS.Timeout
   readonly #keyPrefix: string
+  readonly #marksKey: string
   #session: Session | undefined
   /** Settles when the connection that is being made for the first time is usable, or has failed. */
   #opening: Promise<void>
@@ -79,7 +85,8 @@ export class RedisStore implements CacheStore {
 
   /** @throws OptionError */
   constructor(client: RedisClient, options: RedisStoreOptions = {}) {
-    checkOptionNames('redis', options, ['timeout', 'intentReplicas', 'epochCheck'])
+    checkOptionNames('redis', options, ['timeout', 'intentReplicas', 'epochCheck', 'marksKey'])
+    this.#marksKey = options.marksKey ?? '~marks'
     this.#timeoutMs = durationMs('redis.timeout', options.timeout ?? 50)
     this.#intentReplicas = integerOption('redis.intentReplicas', options.intentReplicas ?? 0, 0)
     const epochCheckMs = durationMs('redis.epochCheck', options.epochCheck ?? 2000)
@@ -111,16 +118,18 @@ export class RedisStore implements CacheStore {
     // Whatever goes wrong here comes as an 'error' event too, and is told by the first step that needs the connection.
     this.#connection.connect().catch(() => undefined)
     // A master can be demoted without closing its connections: only asking tells.
-    this.#epochCheck = setInterval(() => this.#checkEpoch(), epochCheckMs)
+    this.#epochCheck = setInterval(() => this.#checkMaster(), epochCheckMs)
     this.#epochCheck.unref()
   }
 
   async getMany(keys: readonly string[]): Promise<(Buffer | null)[]> {
-    const { epoch } = this.#session ?? (await this.#open())
+    if (keys.length === 0) return []
+    const session = this.#session ?? (await this.#open())
     const records = await this.#within(this.#mget(keys))
+    const { marks } = await this.#marked(session, records.shift() as Buffer | null)
     for (let i = 0; i < records.length; i++) {
       const record = records[i]
-      if (record && isOfOtherEpoch(record, epoch)) records[i] = null
+      if (record && isOfOtherEpoch(record, marks.epochOf(keys[i] as string))) records[i] = null
     }
     return records
   }
@@ -131,25 +140,29 @@ export class RedisStore implements CacheStore {
     const replies = await this.#run(ACQUIRE, keys, (from, to) => [
       lease.token,
       leaseMs,
-      session.epoch,
-      ...schemas.slice(from, to),
+      ...keys.slice(from, to).flatMap((key, i) => [schemas[from + i] as number, session.marks.epochOf(key)]),
     ])
     return { lease, records: (replies as (Buffer | null)[][]).flat() }
   }
 
   async fill(lease: Lease, fills: readonly Fill[]): Promise<number> {
     const session = this.#session
-    // The master of another session may never have heard of the lease, or may have been told to forget it.
-    if (!session || lease.session !== session)
+    const under = lease.session as Session
+    // Another master may never have heard of the lease, or may have been told to forget it.
+    if (!session || under.master !== session.master)
       throw new StoreUnavailableError('the connection of the lease is gone')
-    const recordOf = ({ payload, schema }: Fill) =>
-      payload === 'release'
-        ? ''
-        : answerRecord(schema, session.epoch, payload === 'absent' ? null : payload, Date.now())
+    // What was marked meanwhile is not believed under the lease's marks, and may be old under those of now.
+    const good = fills.filter(({ key }) => under.marks.epochOf(key).equals(session.marks.epochOf(key)))
+    const argumentsOf = ({ key, payload, schema, ttlMs }: Fill) => {
+      const epoch = under.marks.epochOf(key)
+      const value = payload === 'absent' ? null : payload
+      const record = value === 'release' ? '' : answerRecord(schema, epoch, value, Date.now())
+      return [record, ttlMs, epoch]
+    }
     const replies = await this.#run(
       FILL,
-      fills.map(({ key }) => key),
-      (from, to) => [lease.token, ...fills.slice(from, to).flatMap((fill) => [recordOf(fill), fill.ttlMs])],
+      good.map(({ key }) => key),
+      (from, to) => [lease.token, ...good.slice(from, to).flatMap(argumentsOf)],
     )
     return (replies as number[]).reduce((sum, stored) => sum + stored, 0)
   }
@@ -170,14 +183,9 @@ export class RedisStore implements CacheStore {
     await this.#runInTurns(CLEAR, keys, [token ?? '', committed ? '1' : '0'])
   }
 
-  /**
-   * Goes through all keys of the server, in steps. What matters is found: a value or lease from before the call is
-   * there all the time, and a lease given after it sends its SQL after it.
-   */
   async clearPrefix(prefix: string): Promise<void> {
-    for await (const keys of this.#scan(prefix, this.#timeoutMs)) {
-      await this.#run(CLEAR, keys, () => ['', '1'])
-    }
+    const session = await this.#open()
+    await this.#marked(session, await this.#mark(prefix))
   }
 
   scan(prefix: string): AsyncGenerator<readonly string[]> {
@@ -257,12 +265,30 @@ export class RedisStore implements CacheStore {
     } while (cursor !== '0')
   }
 
+  /** The marks, then what is at the keys. */
   #mget(keys: readonly string[]): Promise<(Buffer | null)[]> {
-    if (keys.length === 0) return Promise.resolve([])
-    if (keys.length <= GET_CHUNK) return this.#connection.mgetBuffer(keys)
-    return Promise.all(chunks(keys, GET_CHUNK).map((chunk) => this.#connection.mgetBuffer(chunk))).then(
-      (all) => all.flat(),
+    if (keys.length <= GET_CHUNK) return this.#connection.mgetBuffer([this.#marksKey, ...keys])
+    const gets = chunks(keys, GET_CHUNK).map((chunk, i) =>
+      this.#connection.mgetBuffer(i === 0 ? [this.#marksKey, ...chunk] : chunk),
     )
+    return Promise.all(gets).then((replies) => replies.flat())
+  }
+
+  #mark(prefix: string): Promise<Buffer> {
+    return this.#run(MARK, [this.#marksKey], () => [newMark(), prefix]).then(([record]) => record as Buffer)
+  }
+
+  /**
+   * The session of what was read together with these marks; from now on, a new one where they have changed.
+   *
+   * @param record null: the store has lost them
+   */
+  async #marked(session: Session, record: Buffer | null): Promise<Session> {
+    const marks = record ?? (await this.#mark(''))
+    if (marks.equals(session.marks.record)) return session
+    const next = { master: session.master, marks: new Marks(session.master, marks) }
+    if (this.#session?.master === session.master) this.#session = next
+    return next
   }
 
   /** For writes, which may touch any number of keys, and whose caller has waited for a COMMIT anyway. */
@@ -306,22 +332,24 @@ export class RedisStore implements CacheStore {
 
   async #begin(): Promise<void> {
     try {
-      const [epoch] = await Promise.all([
-        this.#readEpoch(),
+      const [master] = await Promise.all([
+        this.#readMaster(),
         ...SCRIPTS.map(({ source }) => this.#connection.script('LOAD', source)),
       ])
-      this.#session = { epoch }
+      this.#session = { master, marks: new Marks(master, await this.#mark('')) }
     } catch (error) {
       this.#lastError = error
     }
   }
 
-  async #checkEpoch(): Promise<void> {
+  async #checkMaster(): Promise<void> {
     if (this.#connection.status !== 'ready') return
     const session = this.#session
     try {
-      const epoch = await this.#readEpoch()
-      if (this.#session === session && !session?.epoch.equals(epoch)) this.#session = { epoch }
+      const master = await this.#readMaster()
+      if (session?.master.equals(master)) return
+      const marks = new Marks(master, await this.#mark(''))
+      if (this.#session === session) this.#session = { master, marks }
     } catch (error) {
       this.#lastError = error
       if (this.#session !== session || this.#connection.status !== 'ready') return
@@ -331,7 +359,7 @@ export class RedisStore implements CacheStore {
     }
   }
 
-  async #readEpoch(): Promise<Buffer> {
+  async #readMaster(): Promise<Buffer> {
     const info = await this.#connection.info('replication')
     // A replica has its master's epoch, but may not have heard of the latest writes.
     if (/^role:slave/m.test(info)) throw new StoreUnavailableError('it is a replica')
@@ -362,6 +390,10 @@ export class RedisStore implements CacheStore {
       )
     })
   }
+}
+
+function newMark(): string {
+  return randomBytes(6).toString('base64url')
 }
 
 function chunks<T>(items: readonly T[], size: number): readonly (readonly T[])[] {

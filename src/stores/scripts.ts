@@ -15,7 +15,7 @@ function script(name: string, source: string): Script {
   return { name, source, sha: createHash('sha1').update(source).digest('hex') }
 }
 
-// KEYS: n keys. ARGV: token, lease ms, epoch, then n schema numbers.
+// KEYS: n keys. ARGV: token, lease ms, then n times schema number, epoch.
 // Reply, per key: nil = granted, else the record that is there.
 // Anything that is no record of ours, a hash or list included (pcall: GET refuses those), is taken over.
 // A value of a higher schema is left alone, so that old and new code side by side do not thrash. Compared as numbers:
@@ -25,36 +25,36 @@ export const ACQUIRE = script(
   `local out = {}
 for i, key in ipairs(KEYS) do
   local c = redis.pcall('GET', key)
+  local epoch = ARGV[2 * i + 2]
   local keep = false
   if type(c) == 'string' then
     local t = string.byte(c)
-    if t == 76 then keep = #c == 17
+    if t == 76 then keep = #c == 21 and string.sub(c, 18) == epoch
     elseif t == 87 then keep = #c > 1 and (#c - 1) % 29 == 0
     elseif t == 86 or t == 78 then
-      keep = string.sub(c, 4, 7) == ARGV[3] and string.byte(c, 2) * 256 + string.byte(c, 3) >= tonumber(ARGV[3 + i])
+      keep = string.sub(c, 4, 7) == epoch and string.byte(c, 2) * 256 + string.byte(c, 3) >= tonumber(ARGV[2 * i + 1])
     end
   end
   if keep then out[i] = c
   else
-    redis.call('SET', key, 'L' .. ARGV[1], 'PX', ARGV[2])
+    redis.call('SET', key, 'L' .. ARGV[1] .. epoch, 'PX', ARGV[2])
     out[i] = false
   end
 end
 return out`,
 )
 
-// KEYS: n keys. ARGV: token, then n times record, ttl ms. An empty record gives the lease back. Reply: how many were stored.
+// KEYS: n keys. ARGV: token, then n times record, ttl ms, epoch. An empty record gives the lease back. Reply: how many were stored.
 // A write between our SELECT and this fill took our lease away: the old row is refused.
 export const FILL = script(
   'fill',
-  `local lease = 'L' .. ARGV[1]
-local stored = 0
+  `local stored = 0
 for i, key in ipairs(KEYS) do
-  if redis.pcall('GET', key) == lease then
-    local record = ARGV[2 * i]
+  if redis.pcall('GET', key) == 'L' .. ARGV[1] .. ARGV[3 * i + 1] then
+    local record = ARGV[3 * i - 1]
     if record == '' then redis.call('DEL', key)
     else
-      redis.call('SET', key, record, 'PX', ARGV[2 * i + 1])
+      redis.call('SET', key, record, 'PX', ARGV[3 * i])
       stored = stored + 1
     end
   end
@@ -123,6 +123,31 @@ end
 return freed`,
 )
 
+// KEYS: the marks (see marks.ts). ARGV: 8 characters that were never used, a prefix to mark; '' marks none, but sees to
+// it that there is a base. Reply: the marks. They have no ttl: to lose them is to forget everything.
+export const MARK = script(
+  'mark',
+  `local c = redis.pcall('GET', KEYS[1])
+if type(c) == 'string' and ARGV[2] == '' then return c end
+local out = ARGV[1]
+if type(c) == 'string' then
+  out = string.sub(c, 1, 8)
+  local i = 9
+  while i <= #c do
+    local n = tonumber(string.sub(c, i + 8, i + 11))
+    if not n then
+      out = ARGV[1]
+      break
+    end
+    if string.sub(c, i + 12, i + 11 + n) ~= ARGV[2] then out = out .. string.sub(c, i, i + 11 + n) end
+    i = i + 12 + n
+  end
+  out = out .. ARGV[1] .. string.format('%04d', #ARGV[2]) .. ARGV[2]
+end
+redis.call('SET', KEYS[1], out)
+return out`,
+)
+
 // KEYS: the name. ARGV: candidate, ttl ms. Reply: 1 = leads, 0 = somebody else does.
 export const LEAD = script(
   'lead',
@@ -132,4 +157,4 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`,
 )
 
-export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR, LEAD]
+export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR, MARK, LEAD]

@@ -9,7 +9,7 @@ export interface CacheStore {
   /** Stands for the connection to one master; another value, or undefined, when it is gone. To be compared only. */
   readonly session: unknown
 
-  /** One round trip. A value filled under another master comes back as null: it is not believed. */
+  /** One round trip. A value or lease from under another master, or from before a `clearPrefix`, comes back as null. */
   getMany(keys: readonly string[]): Promise<(Buffer | null)[]>
 
   /**
@@ -37,7 +37,10 @@ export interface CacheStore {
    */
   clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void>
 
-  /** As `clear(key, null, true)` for every key that begins with `prefix`. */
+  /**
+   * As `clear(key, null, true)` for every key that begins with `prefix`, in one round trip, however many there are:
+   * entries may stay where they are, but are not believed any more.
+   */
   clearPrefix(prefix: string): Promise<void>
 
   /**

@@ -139,7 +139,7 @@ describe('loadstone, as a program', PATIENT, () => {
     expect(await withModule('verify', '--settle', '10')).toMatchObject({ code: 0 })
 
     expect(await withModule('clear', 'people')).toEqual({ code: 0, stderr: '', stdout: 'cleared people\n' })
-    expect((await withModule('verify')).stdout).toContain('0 of 0 entries compared')
+    expect((await withModule('verify')).stdout).toMatch(/^0 of \d+ entries compared/)
   })
 
   test('fails with 2 and the reason, when a server cannot be reached', async () => {

@@ -373,7 +373,7 @@ users  id               9,000      0  0.00 %
 users  org_id,role[]      990      3  0.30 %     2 h
 orders  id                  0      0
 
-not compared: 9 gone meanwhile, or filled under another Redis master
+not compared: 9 gone or cleared, or filled under another Redis master
 not compared: 1 whose key has only a hash of its values
 2 differed, but were about to be cleared
 3 stale (0.03 %), the oldest filled 2 h ago

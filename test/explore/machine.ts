@@ -38,7 +38,7 @@ export interface Code {
   wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave
   commit(parties: readonly CommitParty[], token: () => string): Commit<CommitParty>
   relayTurn(): Generator<RelayStep, number, never>
-  flights(session: () => unknown): Flights
+  flights(): Flights
   /** Whether a lookup inside a transaction may use the store. */
   readonly insideUsesStore: boolean
 }
@@ -47,7 +47,7 @@ export const REAL_CODE: Code = {
   wave,
   commit: commitTransaction,
   relayTurn,
-  flights: (session) => new Flights(session),
+  flights: () => new Flights(),
   insideUsesStore: false,
 }
 
@@ -159,9 +159,6 @@ function newLookup(key: KeyName, memo: Memo | undefined): WatchedLookup {
   return new WatchedLookup(ITEMS, shape, values, addressOf(key), 'null', memo)
 }
 
-/** One fault that brings a new master at most, in a run. */
-const MOST_SESSIONS = 2
-
 /**
  * A process, driven by hand: the generators of the library are run until each waits for the store, the database or
  * another process; then one of those steps is given an outcome. Everything else, sleeping included, happens at once:
@@ -176,7 +173,6 @@ export class Machine {
   /** What is read here, and the cache keys of it. */
   readonly #reads: ReadonlySet<KeyName>
   readonly #keys: readonly string[]
-  #session = 0
   #events: Event[] = []
   /** What it did before its first step. */
   readonly begun: readonly Event[]
@@ -184,7 +180,7 @@ export class Machine {
   /** @param firstCaller the number of the program's first caller among all there are */
   constructor({ callers, scope }: Program, firstCaller: number, parts: MachineParts) {
     this.#parts = parts
-    this.#flights = parts.code.flights(() => this.#session)
+    this.#flights = parts.code.flights()
     this.#memo = scope && new Memo()
     this.#reads = new Set(callers.flat().flatMap((action) => ('read' in action ? action.read : [])))
     this.#keys = [...this.#reads].map((key) => addressOf(key).key)
@@ -201,10 +197,9 @@ export class Machine {
     this.begun = this.#events
   }
 
-  /** Gives a blocked step its outcome, and runs on. @param session the store's, when it came */
-  resume(threadId: string, outcome: Outcome, session: number): readonly Event[] {
+  /** Gives a blocked step its outcome, and runs on. */
+  resume(threadId: string, outcome: Outcome): readonly Event[] {
     this.#events = []
-    this.#session = session
     const thread = this.#threads().find(({ id }) => id === threadId)
     if (!thread?.step) throw new Error(`there is no step of ${threadId}`)
     const { tree, step } = thread
@@ -287,7 +282,7 @@ export class Machine {
     const flights = this.leases.flatMap((token) =>
       this.#keys.map((key) => {
         const flight = this.#flightOf(key, token)
-        return flight ? `${key}/${token}/${flight.lease.session}/${textOf(flight.settled)}` : ''
+        return flight ? `${key}/${token}/${textOf(flight.settled)}` : ''
       }),
     )
     const memo = [...this.#reads].map((key) => {
@@ -304,15 +299,9 @@ export class Machine {
     return this.#parts.reusesLeaseTokens ? `${this.#callers[0]?.number}` : `${threads[0]?.id}.${acquires}`
   }
 
-  /** Whatever session it is of: a place where it cannot be joined any more is not one where it never was. */
+  /** As it is, whatever a mutation makes of who may join. */
   #flightOf(key: string, token: string): Flight | undefined {
-    const session = this.#session
-    let flight: Flight | undefined
-    for (this.#session = 0; this.#session <= MOST_SESSIONS && !flight; this.#session++) {
-      flight = Flights.prototype.get.call(this.#flights, key, token)
-    }
-    this.#session = session
-    return flight
+    return Flights.prototype.get.call(this.#flights, key, token)
   }
 
   /** Takes down the leases that a step was given, or has shown. */
@@ -519,8 +508,8 @@ function tasksDone(thread: Thread): number {
 /** Who joins whose load, and who waits, is a matter of who came first. The rest of a step follows from the history. */
 function nameOf(step: StepOfAny | undefined): string {
   if (step?.op !== 'join') return step?.op ?? '!'
-  const { lease, settled } = step.flight
-  return `join ${lease.token} ${lease.session} ${textOf(settled)}`
+  const { token, settled } = step.flight
+  return `join ${token} ${textOf(settled)}`
 }
 
 /** Whether a task has ended since it last went on: going on twice for one would only repeat what it did. */

@@ -101,8 +101,8 @@ export const MUTANTS: readonly Mutant[] = [
     within: 8,
   },
   {
-    ...named('joins across sessions', { failover: 1 }, { ...withDefault(), ...SMALL_PROCESS }),
-    mutation: { code: bend.joinsAcrossSessions, exact: true },
+    ...named('leases of any master count', { failover: 1 }, { ...withDefault(), ...SMALL_PROCESS }),
+    mutation: { leasesOfAnyEpochCount: true, exact: true },
     breaks: 'P3',
     within: 8,
   },

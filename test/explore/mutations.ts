@@ -10,7 +10,6 @@ import type { RelayStep } from '../../src/invalidation/relay.ts'
 import { type Flight, Flights } from '../../src/loaders/flight.ts'
 import type { OutboxRow } from '../../src/models/touched.ts'
 import { touchedKeys } from '../../src/models/touched.ts'
-import type { Lease } from '../../src/stores/store.ts'
 import type { Code } from './machine.ts'
 
 /**
@@ -147,30 +146,21 @@ class FlightsByKey extends Flights {
     return super.get(key, this.#tokens.get(key) ?? '')
   }
 
-  override begin(key: string, lease: Lease): Flight {
-    this.#tokens.set(key, lease.token)
-    return super.begin(key, lease)
+  override begin(key: string, token: string): Flight {
+    this.#tokens.set(key, token)
+    return super.begin(key, token)
   }
 }
 
-export const joinsAnyLoad: Partial<Code> = { flights: (session) => new FlightsByKey(session) }
-
-/** A load may be joined although the store has another master since. */
-export const joinsAcrossSessions: Partial<Code> = { flights: () => new FlightsOfAnySession(() => undefined) }
-
-class FlightsOfAnySession extends Flights {
-  override begin(key: string, { token }: Lease): Flight {
-    return super.begin(key, { token, session: undefined })
-  }
-}
+export const joinsAnyLoad: Partial<Code> = { flights: () => new FlightsByKey() }
 
 /** A load is never told to those who joined it. */
 class SilentFlights extends Flights {
-  override begin(key: string, lease: Lease): Flight {
-    const flight = super.begin(key, lease)
+  override begin(key: string, token: string): Flight {
+    const flight = super.begin(key, token)
     flight.settle = () => undefined
     return flight
   }
 }
 
-export const neverTellsThoseWhoJoined: Partial<Code> = { flights: (session) => new SilentFlights(session) }
+export const neverTellsThoseWhoJoined: Partial<Code> = { flights: () => new SilentFlights() }

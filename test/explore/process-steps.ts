@@ -231,8 +231,8 @@ export class ProcessSteps {
     const records = replies.map((number) => store.of(number).record)
     const names = replies.map((number) => {
       const { kind } = store.of(number)
-      // Whose intents they are is all the same; a lease in another session is another lease.
-      return kind === 'intents' ? kind : kind === 'lease' ? `${number} in ${session}` : number
+      // Whose intents they are is all the same.
+      return kind === 'intents' ? kind : number
     })
     switch (step.op) {
       case 'getMany':

@@ -29,7 +29,6 @@ export interface Move {
 interface Past {
   readonly thread: string
   readonly outcome: Outcome
-  readonly session: number
 }
 
 interface Known extends Place {
@@ -82,16 +81,15 @@ export class Process {
     return this.#bySignature.size
   }
 
-  /** @param session the store's */
-  move(place: Place, thread: string, outcome: Outcome, session: number): Move {
+  move(place: Place, thread: string, outcome: Outcome): Move {
     const from = place as Known
-    const name = `${thread} ${session} ${outcome.text}`
+    const name = `${thread} ${outcome.text}`
     const known = from.moves.get(name)
     if (known) return known
     const machine = from.machine ?? this.#replay(from)
     from.machine = undefined
-    const events = machine.resume(thread, outcome, session)
-    const move = { to: this.#placeOf(machine, [...from.history, { thread, outcome, session }]), events }
+    const events = machine.resume(thread, outcome)
+    const move = { to: this.#placeOf(machine, [...from.history, { thread, outcome }]), events }
     from.moves.set(name, move)
     return move
   }
@@ -107,7 +105,7 @@ export class Process {
 
   #replay({ history }: Known): Machine {
     const machine = this.#machine()
-    for (const { thread, outcome, session } of history) machine.resume(thread, outcome, session)
+    for (const { thread, outcome } of history) machine.resume(thread, outcome)
     return machine
   }
 

@@ -46,7 +46,7 @@ test('the records of the explorer are those of MemoryStore, byte for byte', asyn
             const { lease, records } = await store.acquire(['key'], [taken.schema], AGES_MS)
             leases.unshift(lease)
             expect(records[0]).toEqual(mayAcquire(record, taken.schema, EPOCH) ? null : record)
-            if (mayAcquire(record, taken.schema, EPOCH)) record = acquired(lease.token)
+            if (mayAcquire(record, taken.schema, EPOCH)) record = acquired(lease.token, EPOCH)
             break
           }
           case 'fill': {

@@ -18,20 +18,19 @@ import type { Fill } from '../../src/stores/store.ts'
  */
 export type StoreRecord = Buffer | null
 
-/** What `getMany` answers: values of another epoch are not believed. */
+/** What `getMany` answers: values and leases of another epoch do not count. */
 export function seen(record: StoreRecord, epoch: Buffer): StoreRecord {
   return record && isOfOtherEpoch(record, epoch) ? null : record
 }
 
 /** Whether a lease is granted on a key that holds `record`. */
 export function mayAcquire(record: StoreRecord, schema: number, epoch: Buffer): boolean {
-  if (!record) return true
-  if (!isAnswerRecord(record)) return false
-  return isOfOtherEpoch(record, epoch) || record.readUInt16BE(1) < schema
+  if (!record || isOfOtherEpoch(record, epoch)) return true
+  return isAnswerRecord(record) && record.readUInt16BE(1) < schema
 }
 
-export function acquired(token: string): Buffer {
-  return leaseRecord(token)
+export function acquired(token: string, epoch: Buffer): Buffer {
+  return leaseRecord(token, epoch)
 }
 
 export function holdsLease(record: StoreRecord, token: string): boolean {

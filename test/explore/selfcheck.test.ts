@@ -59,8 +59,7 @@ describe('a process that is remembered does what the generators do', () => {
           simulation.successors(state, (next) => nexts.push({ state: next, moves: moves.splice(0) }))
           const chosen = nexts[Math.floor(random() * nexts.length)]
           if (!chosen) break
-          for (const { p, thread, outcome, session } of chosen.moves)
-            live[p]?.resume(thread, outcome, session)
+          for (const { p, thread, outcome } of chosen.moves) live[p]?.resume(thread, outcome)
           for (const [p, place] of chosen.state.places.entries()) {
             const process = simulation.processes[p]
             if (place === process?.dead) continue
@@ -80,7 +79,6 @@ interface Watched {
   readonly p: number
   readonly thread: string
   readonly outcome: Outcome
-  readonly session: number
 }
 
 /** Every outcome that a process is given from now on. */
@@ -88,9 +86,9 @@ function watch(simulation: Simulation): Watched[] {
   const moves: Watched[] = []
   simulation.processes.forEach((process, p) => {
     const move = process.move.bind(process)
-    process.move = (place, thread, outcome, session) => {
-      moves.push({ p, thread, outcome, session })
-      return move(place, thread, outcome, session)
+    process.move = (place, thread, outcome) => {
+      moves.push({ p, thread, outcome })
+      return move(place, thread, outcome)
     }
   })
   return moves

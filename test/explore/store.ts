@@ -4,6 +4,7 @@ import {
   intentsOf,
   isIntentRecord,
   isLeaseRecord,
+  leaseEpoch,
   leaseRecord,
   leaseToken,
 } from '../../src/stores/entry.ts'
@@ -33,6 +34,7 @@ export interface StoreMutation {
   readonly fillsWithoutLease?: true
   readonly fillsInAnySession?: true
   readonly believesAnyEpoch?: true
+  readonly leasesOfAnyEpochCount?: true
   readonly intentsReplaceOthers?: true
   readonly clearsOthersIntents?: true
 }
@@ -98,7 +100,9 @@ export class Store {
     if (!records.some(isForgotten)) return records
     let i = 0
     while (isKnown(nobody(i))) i++
-    return records.map((number) => (isForgotten(number) ? this.numberOf(leaseRecord(nobody(i))) : number))
+    const renamed = (number: number) =>
+      this.numberOf(leaseRecord(nobody(i), leaseEpoch(this.of(number).record as Buffer)))
+    return records.map((number) => (isForgotten(number) ? renamed(number) : number))
   }
 
   without(number: number, token: string): number {
@@ -141,8 +145,8 @@ export class Store {
         return this.#each(step.keys, 'getMany', (record, session) => [record, this.#seen(record, session)])
       case 'acquire':
         return this.#each(step.keys, `acquire ${leaseToken} ${step.schemas}`, (record, session, i) =>
-          mayAcquire(record, step.schemas[i] as number, this.epochOf(session))
-            ? [acquired(leaseToken), null]
+          !this.#countsAnyway(record) && mayAcquire(record, step.schemas[i] as number, this.epochOf(session))
+            ? [acquired(leaseToken, this.epochOf(session)), null]
             : [record, record],
         )
       case 'fill':
@@ -209,8 +213,13 @@ export class Store {
     })
   }
 
+  #countsAnyway(record: StoreRecord): boolean {
+    return this.#mutation.leasesOfAnyEpochCount === true && record !== null && isLeaseRecord(record)
+  }
+
   #seen(record: StoreRecord, session: number): StoreRecord {
-    return this.#mutation.believesAnyEpoch ? record : seen(record, this.epochOf(session))
+    if (this.#mutation.believesAnyEpoch || this.#countsAnyway(record)) return record
+    return seen(record, this.epochOf(session))
   }
 
   #intended(record: StoreRecord, token: string): StoreRecord {

@@ -123,8 +123,7 @@ export class Transitions {
   #resume(draft: Draft, p: number, thread: string, outcome: Outcome): void {
     const process = this.processes[p] as Process
     draft.world.forgetReplies(p, thread)
-    const { session } = draft.world
-    const { to, events } = process.move(draft.places[p] as Place, thread, outcome, session)
+    const { to, events } = process.move(draft.places[p] as Place, thread, outcome)
     draft.places[p] = to
     this.#apply(draft, p, events)
   }

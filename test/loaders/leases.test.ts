@@ -3,6 +3,7 @@ import { runInLoop } from 'loadstone'
 import { expectTrips, holdSteps, type Steps } from 'loadstone/testing'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { insidesOf } from '../../src/cache.ts'
+import { isLeaseRecord } from '../../src/stores/entry.ts'
 import { startRedis } from '../servers/redis.ts'
 import { closeRedis, testRedis } from '../support/redis.ts'
 import { openCache, openShop, type Shop, type ShopCache } from './shop.ts'
@@ -80,7 +81,7 @@ describe('a load', () => {
     expect(steps.held.map(({ op }) => op)).toEqual(['acquire'])
     await acquire.take()
     expect((await steps.next()).op).toBe('select')
-    expect(await redis.get(key)).toMatch(/^L.{16}$/)
+    expect(isLeaseRecord((await redis.getBuffer(key)) as Buffer)).toBe(true)
     steps.release()
     expect(await reading).toBe('old')
   })

@@ -550,10 +550,25 @@ export function storeContract(open: () => StoreUnderTest | Promise<StoreUnderTes
     test('takes leases away, so that a load from before it is not stored', async () => {
       const mine = await lease(key)
       await store.clearPrefix(opened.prefix)
+      expect(await state()).toBe('none')
       expect(await fill(mine, key, Buffer.from('old'))).toBe(0)
+      expect(await state()).toBe('none')
     })
 
-    test('reaches more keys than fit into one step', async () => {
+    test('of a part, then of the whole, then of the part again: each forgets what is there by then', async () => {
+      const [part, rest] = [`${opened.prefix}users:id:1`, `${opened.prefix}users:email:1`]
+      for (const [prefix, left] of [
+        ['users:id:', 'rest'],
+        ['users:', 'none'],
+        ['users:id:', 'rest'],
+      ] as const) {
+        for (const at of [part, rest]) if ((await state(at)) === 'none') await put(at, Buffer.from('row'))
+        await store.clearPrefix(opened.prefix + prefix)
+        expect([await state(part), await state(rest)]).toEqual(['none', left === 'rest' ? 'value' : 'none'])
+      }
+    })
+
+    test('reaches any number of keys', async () => {
       const keys = keysFor(2500)
       const mine = await lease(...keys)
       await store.fill(

@@ -4,7 +4,7 @@ import { Redis, type RedisOptions } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis-5'
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
 import { StoreUnavailableError } from '../../src/errors.ts'
-import { HEADER_BYTES } from '../../src/stores/entry.ts'
+import { HEADER_BYTES, isLeaseRecord, leaseToken } from '../../src/stores/entry.ts'
 import { type RedisClient, RedisStore, type RedisStoreOptions } from '../../src/stores/redis.ts'
 import type { CacheStore, Fill, Lease } from '../../src/stores/store.ts'
 import { freePort } from '../servers/ports.ts'
@@ -120,6 +120,16 @@ async function milliseconds(step: Promise<unknown>): Promise<number> {
   return performance.now() - began
 }
 
+/** Scripts that run when a connection is made: the one that reads the marks. */
+const OF_A_CONNECTION = 1
+
+/** Whose lease is at the key. */
+async function leaseAt(server: Server): Promise<string> {
+  const record = (await lookAt(server).getBuffer('key')) as Buffer
+  expect(isLeaseRecord(record)).toBe(true)
+  return leaseToken(record)
+}
+
 /** How often the server has run a command. */
 async function calls(redis: Redis, command: string): Promise<number> {
   const stats = await redis.info('commandstats')
@@ -209,9 +219,9 @@ describe.each(Object.entries(CLIENTS))('over %s:', (packageName, newClient) => {
       await server.restart()
 
       await untilItWorks(store)
-      expect(await lookAt(server).get('key')).toBe(`L${lease.token}`)
+      expect(await leaseAt(server)).toBe(lease.token)
       await expectUnavailable(store.fill(lease, [ROW]), /the connection of the lease is gone/)
-      expect(await lookAt(server).get('key')).toBe(`L${lease.token}`)
+      expect(await leaseAt(server)).toBe(lease.token)
     })
 
     test('a lease of before fills nothing also when only the connection was lost', async () => {
@@ -224,7 +234,7 @@ describe.each(Object.entries(CLIENTS))('over %s:', (packageName, newClient) => {
       await expectUnavailable(store.fill(lease, [ROW]))
       await untilItWorks(store)
       await expectUnavailable(store.fill(lease, [ROW]))
-      expect(await lookAt(server).get('key')).toBe(`L${lease.token}`)
+      expect(await leaseAt(server)).toBe(lease.token)
     })
 
     test('write intents of before still stand', async () => {
@@ -275,7 +285,7 @@ describe.each(Object.entries(CLIENTS))('over %s:', (packageName, newClient) => {
       proxy.release()
       await untilItWorks(store)
       const redis = lookAt(server)
-      expect(await redis.get('key')).toMatch(/^L.{16}$/)
+      expect(await leaseAt(server)).toMatch(/^.{16}$/)
       expect((await store.acquire(['key'], [0], MINUTE)).records).not.toEqual([null])
       await redis.pexpire('key', 0)
       await fillRow(store)
@@ -296,7 +306,7 @@ describe.each(Object.entries(CLIENTS))('over %s:', (packageName, newClient) => {
       proxy.release()
       await expect.poll(() => proxy.accepted).toBe(2)
       await untilItWorks(store)
-      expect(await calls(redis, 'evalsha')).toBe(scripts + 1)
+      expect(await calls(redis, 'evalsha')).toBe(scripts + 1 + OF_A_CONNECTION)
       expect(await calls(redis, 'eval')).toBe(0)
     })
 
@@ -306,11 +316,12 @@ describe.each(Object.entries(CLIENTS))('over %s:', (packageName, newClient) => {
       const store = openStore(proxy.port)
       const redis = lookAt(server)
       await untilItWorks(store)
+      const scripts = await calls(redis, 'evalsha')
       proxy.cut()
       await expect.poll(() => store.session).toBeUndefined()
       await expectUnavailable(store.clear(['key'], null, true))
       await untilItWorks(store)
-      expect(await calls(redis, 'evalsha')).toBe(0)
+      expect(await calls(redis, 'evalsha')).toBe(scripts + OF_A_CONNECTION)
     })
 
     test('a slow network is only slow', async () => {
@@ -513,6 +524,50 @@ describe('a scan', () => {
 })
 
 describe('what is sent', () => {
+  test('clearPrefix: one script, however many keys there are', async () => {
+    const server = await serve()
+    const store = openStore(server.port)
+    const many = keys(20_000)
+    const { lease } = await store.acquire(
+      many,
+      many.map(() => 0),
+      MINUTE,
+    )
+    await store.fill(
+      lease,
+      many.map((key) => ({ ...ROW, key })),
+    )
+    const redis = lookAt(server)
+    const commands = async () => Number(/total_commands_processed:(\d+)/.exec(await redis.info('stats'))?.[1])
+    const before = await commands()
+    await store.clearPrefix('key:')
+    // INFO is a command too, and so are the GET and the SET in the script.
+    expect((await commands()) - before).toBe(1 + 3)
+    expect((await store.getMany(many)).filter((record) => record !== null)).toEqual([])
+  })
+
+  test('marks that are gone forget everything: what was cleared must not come back', async () => {
+    const server = await serve()
+    const [store, other] = [openStore(server.port), openStore(server.port)]
+    await fillRow(store)
+    await store.clearPrefix('key')
+    await fillRow(store)
+    await lookAt(server).del('~marks')
+    expect(await rowIn(store)).toBeUndefined()
+    expect(await rowIn(other)).toBeUndefined()
+    await fillRow(other)
+    expect(await rowIn(store)).toBe('row')
+  })
+
+  test('a load from before a clearPrefix by another process is not believed', async () => {
+    const server = await serve()
+    const [slow, other] = [openStore(server.port), openStore(server.port)]
+    const lease = await acquire(slow)
+    await other.clearPrefix('key')
+    await slow.fill(lease, [ROW])
+    expect([await rowIn(slow), await rowIn(other)]).toEqual([undefined, undefined])
+  })
+
   const keys = (count: number) => Array.from({ length: count }, (_, i) => `key:${i}`)
 
   test.each([
@@ -539,16 +594,17 @@ describe('what is sent', () => {
     const store = openStore(server.port)
     await untilItWorks(store)
     const many = keys(count)
+    const before = await calls(lookAt(server), 'evalsha')
     const { lease } = await store.acquire(
       many,
       many.map(() => 0),
       MINUTE,
     )
-    expect(await calls(lookAt(server), 'evalsha')).toBe(commands)
+    expect(await calls(lookAt(server), 'evalsha')).toBe(before + commands)
     await store.fill(
       lease,
       many.map((key) => ({ ...ROW, key })),
     )
-    expect(await calls(lookAt(server), 'evalsha')).toBe(2 * commands)
+    expect(await calls(lookAt(server), 'evalsha')).toBe(before + 2 * commands)
   })
 })

@@ -8,8 +8,10 @@ import {
   filledAt,
   HEADER_BYTES,
   isOfOtherEpoch,
+  leaseRecord,
   stateOf,
 } from '../../src/stores/entry.ts'
+import { Marks } from '../../src/stores/marks.ts'
 import { type RedisClient, RedisStore } from '../../src/stores/redis.ts'
 import { EVERY_SCHEMA } from '../../src/stores/store.ts'
 import { closeRedis, testRedis } from '../support/redis.ts'
@@ -22,8 +24,8 @@ afterAll(closeRedis)
 
 /** A Redis store that has keys of its own on the run's server. */
 function openRedisStore(client: RedisClient, keyPrefix = ''): StoreUnderTest {
-  const store = new RedisStore(client, PATIENT)
   const { redis, namespace } = testRedis()
+  const store = new RedisStore(client, { ...PATIENT, marksKey: `${namespace}:~marks` })
   return {
     store,
     prefix: `${namespace}:`,
@@ -92,15 +94,18 @@ describe("the application's client", () => {
     expect(await redis.ping()).toBe('PONG')
   })
 
-  test('sees keys with its keyPrefix: so `clearPrefix` reaches those, and none without it', async () => {
+  test('sees keys with its keyPrefix: so `scan` finds those, and none without it', async () => {
     const keyPrefix = `p*${randomBytes(4).toString('hex')}:`
     const { redis } = testRedis()
     const store = new RedisStore(CLIENTS['ioredis 6']({ keyPrefix }), PATIENT)
-    await redis.mset(`${keyPrefix}users:1`, 'V', 'users:1', 'V', `p--${keyPrefix.slice(2)}users:1`, 'V')
+    const [key, outside] = ['users:1', `p--${keyPrefix.slice(2)}users:1`]
+    await redis.mset(`${keyPrefix}${key}`, 'V', key, 'V', outside, 'V')
+    const found: string[] = []
+    for await (const keys of store.scan('users:')) found.push(...keys)
+    expect(found).toEqual([key])
     await store.clearPrefix('users:')
-    expect(await redis.exists(`${keyPrefix}users:1`)).toBe(0)
-    expect(await redis.exists('users:1', `p--${keyPrefix.slice(2)}users:1`)).toBe(2)
-    await redis.del('users:1', `p--${keyPrefix.slice(2)}users:1`)
+    expect(await redis.exists(`${keyPrefix}~marks`)).toBe(1)
+    await redis.del(key, outside, `${keyPrefix}${key}`, `${keyPrefix}~marks`)
     await store.close()
   })
 })
@@ -126,12 +131,15 @@ describe('what others left at a key', () => {
     const opened = testRedis()
     redis = opened.redis
     key = `${opened.namespace}:key`
-    store = new RedisStore(redis, PATIENT)
+    const marksKey = `${opened.namespace}:~marks`
+    store = new RedisStore(redis, { ...PATIENT, marksKey })
+    await store.getMany([key])
     const info = await redis.info('replication')
-    epoch = Buffer.from(/master_replid:(\w{8})/.exec(info)?.[1] as string, 'hex')
+    const master = Buffer.from(/master_replid:(\w{8})/.exec(info)?.[1] as string, 'hex')
+    epoch = new Marks(master, (await redis.getBuffer(marksKey)) as Buffer).epochOf(key)
     return async () => {
       await store.close()
-      await redis.del(key)
+      await redis.del(key, marksKey)
     }
   })
 
@@ -167,7 +175,7 @@ describe('what others left at a key', () => {
     ['an absence that ends in its epoch', 'N\u0001\u0000abc'],
     ['a lease without a token', 'L'],
     ['a lease with a short token', 'Lfoo'],
-    ['a lease with a long token', `L${'x'.repeat(17)}`],
+    ['a lease with a long token', `L${'x'.repeat(21)}`],
     ['an intent without a token', 'W'],
     ['an intent with a short deadline', `W${'x'.repeat(16)}123`],
     ['an intent of no time', `W${'x'.repeat(16)}${'y'.repeat(13)}z`],
@@ -236,12 +244,19 @@ describe('what others left at a key', () => {
     }
   })
 
-  test('the epoch is of values: leases and intents of another master still count', async () => {
-    for (const record of [`L${'x'.repeat(16)}`, `W${'x'.repeat(16)}${'9'.repeat(13)}`]) {
-      await redis.set(key, record)
-      expect(isOfOtherEpoch(Buffer.from(record), epoch)).toBe(false)
-      expect(await acquire(MINE)).not.toBe('granted')
-    }
+  test('a lease of another epoch: is nobody\u2019s, and taken over', async () => {
+    await redis.set(key, leaseRecord('x'.repeat(16), OTHER_EPOCH))
+    expect(await store.getMany([key])).toEqual([null])
+    expect(await acquire(MINE)).toBe('granted')
+    await redis.set(key, leaseRecord('x'.repeat(16), epoch))
+    expect(await acquire(MINE)).toBe('leased')
+  })
+
+  test('intents are of every epoch: a writer may commit under the next master', async () => {
+    const record = `W${'x'.repeat(16)}${'9'.repeat(13)}`
+    await redis.set(key, record)
+    expect(isOfOtherEpoch(Buffer.from(record), epoch)).toBe(false)
+    expect(await acquire(MINE)).toBe('intended')
   })
 
   // Lua compares texts by the server's locale; bytes above 127, and capitals, are where that shows.

@@ -128,7 +128,7 @@ describe.each<[string, (keyPrefix: string) => CacheStore]>([
     await put(keys)
     expect(await scanned(`${own}:`)).toEqual(keys.toSorted())
     expect((await store.getMany(keys)).every(Boolean)).toBe(true)
-    await store.clearPrefix(`${own}:`)
+    await store.clear(keys, null, true)
     expect(await scanned(`${own}:`)).toEqual([])
   })
 })

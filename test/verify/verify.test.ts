@@ -399,9 +399,9 @@ describe.each(STACKS)('verify on %s', (_, open) => {
     await fillAll()
     await expect(opened.cache.clear(['pets' as 'people'])).rejects.toMatchObject({ code: 'ERR_OPTION' })
     await opened.cache.clear(['people'])
-    expect(await opened.cache.verify(HASTY)).toMatchObject({ entries: 45 })
+    expect(await opened.cache.verify(HASTY)).toMatchObject({ checked: 45 })
     await opened.cache.clear()
-    expect(await opened.cache.verify(HASTY)).toMatchObject({ entries: 0 })
+    expect(await opened.cache.verify(HASTY)).toMatchObject({ checked: 0 })
   })
 })
 
