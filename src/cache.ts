@@ -1,5 +1,6 @@
 import type { Selectable, Transaction } from 'kysely'
 import { type CacheOptions, resolveOptions } from './cache-options.ts'
+import { type CustomCaches, createCustomCaches, type Declared } from './custom-caches.ts'
 import { CacheClosedError, InstallError, ModelError, OptionError } from './errors.ts'
 import { hubOf } from './invalidation/dialect.ts'
 import { diagnose, type Finding } from './invalidation/doctor.ts'
@@ -22,7 +23,8 @@ import { Dispatcher, newTotals, type Totals } from './loaders/dispatcher.ts'
 import { AsyncDriver } from './loaders/driver.ts'
 import { Flights } from './loaders/flight.ts'
 import { ScopeLoader } from './loaders/loader.ts'
-import { type CacheParts, clearModels, forgetTouched, ModelCache } from './loaders/model-cache.ts'
+import { clearModels, ModelCache } from './loaders/model-cache.ts'
+import { type CacheParts, forgetTouched, Reader } from './loaders/reader.ts'
 import { marksKey } from './models/key.ts'
 import { defineModel, type ModelMeta } from './models/model.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
@@ -39,12 +41,12 @@ export interface CacheStats extends Readonly<Totals>, Readonly<InvalidationCount
 }
 
 /** A model: its table, and `cache` to look rows up. */
-export interface Model<Key extends object, Filter extends object, Result> {
-  readonly name: string
+export interface Model<Key extends object, Filter extends object, Result, Table extends string = string> {
+  readonly name: Table
   readonly cache: ModelCache<Key, Filter, Result>
 }
 
-export interface Cache<DB> {
+export interface Cache<DB> extends CustomCaches<DB> {
   /**
    * Declares how a table is looked up. The table is checked at the first lookup.
    *
@@ -62,7 +64,7 @@ export interface Cache<DB> {
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
     },
-  ): Model<LookupKey<DB, TB, Keys>, LookupKey<DB, TB, Filters>, Row<DB, TB, Columns[number]>>
+  ): Model<LookupKey<DB, TB, Keys>, LookupKey<DB, TB, Filters>, Row<DB, TB, Columns[number]>, TB>
 
   /** The names of the models declared so far. */
   readonly modelNames: readonly string[]
@@ -155,8 +157,8 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const database = db as unknown as Database
   const plain = database.withoutPlugins()
   const source = new KyselySource(database)
-  const binder = new Binder(namespace, source, settings.valueTypes, (model, form) =>
-    storedFormNumber(plain, namespace, model.name, form, model.version),
+  const binder = new Binder(namespace, source, settings.valueTypes, (name, form, atLeast) =>
+    storedFormNumber(plain, namespace, name, form, atLeast),
   )
   const driver = new AsyncDriver(store, source)
   const totals = newTotals()
@@ -204,7 +206,9 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     maxTouchedRows: settings.maxTouchedRows,
   })
 
+  const declared = new Map<object, Declared>()
   const cache: Cache<DB> = {
+    ...createCustomCaches<DB>(declared),
     model(table, meta) {
       const definition = defineModel(table, { ...meta, ttl: meta.ttl ?? settings.ttlMs } as ModelMeta)
       if (binder.get(table)) throw new ModelError(table, 'is declared twice in one cache')
@@ -215,7 +219,11 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
           'strict',
         )
       }
-      return { name: table, cache: new ModelCache(parts, binder.add(definition)) }
+      const binding = binder.add(definition)
+      const reader = new Reader(parts, binding)
+      const model = { name: table, cache: new ModelCache(reader) }
+      declared.set(model, { reader, extend: (shape) => binder.extend(binding, shape) })
+      return model as never
     },
     get modelNames() {
       return binder.bindings.map(({ definition }) => definition.name)

@@ -125,6 +125,18 @@ export class SourceError extends LoadstoneError {
   }
 }
 
+/** A custom cache's own `load` threw, timed out, or returned what cannot be used. Not memoised: the next lookup asks again. */
+export class LoadError extends LoadstoneError {
+  override readonly code = 'ERR_LOAD'
+  constructor(
+    readonly cache: string,
+    problem: string,
+    options?: ErrorOptions,
+  ) {
+    super(`cache '${cache}': ${problem}`, options)
+  }
+}
+
 /** The store cannot be reached, did not answer in time, or refused. Lookups never reject with it: SQL answers them. */
 export class StoreUnavailableError extends LoadstoneError {
   override readonly code = 'ERR_STORE_UNAVAILABLE'

@@ -5,11 +5,13 @@ export {
   type Model,
 } from './cache.ts'
 export type { CacheOptions, RelayOptions } from './cache-options.ts'
+export type { CustomLoader, CustomOptions, LoadContext } from './custom-caches.ts'
 export {
   CacheClosedError,
   CommitOutcomeUnknownError,
   InstallError,
   InvalidKeyError,
+  LoadError,
   LoadstoneError,
   ModelError,
   NotFoundError,
@@ -36,10 +38,12 @@ export type {
 } from './invalidation/verify.ts'
 export type { WaveMessage } from './loaders/dispatcher.ts'
 export type { Trips } from './loaders/driver.ts'
+export type { CustomCache } from './loaders/custom-cache.ts'
 export type { ModelCache, Query } from './loaders/model-cache.ts'
 export { currentScope, runInLoop, type Scope } from './loaders/scope.ts'
 export type { WaveCounts } from './loaders/wave.ts'
 export type { ValueType } from './models/codec.ts'
+export { doNotCache } from './models/custom.ts'
 export type { ModelMeta } from './models/model.ts'
 export type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 export type { Duration } from './options.ts'

@@ -9,7 +9,7 @@ const LAYERS = [
   ['models'],
   ['stores', 'sources'],
   ['loaders', 'invalidation'],
-  ['cache-options'],
+  ['cache-options', 'custom-caches'],
   ['cache'],
   ['integrations', 'testing', 'cli'],
   ['index'],

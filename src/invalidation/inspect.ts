@@ -260,7 +260,7 @@ function whyOutdated(
     const { name, type } = changed
     return `column ${quoteName(name)} is recorded as ${type}, but is ${columns.get(name) ?? 'gone'}`
   }
-  if (!covers(recorded, wanted)) return 'not all declared keyFields and filterFields are recorded'
+  if (!covers(recorded, wanted)) return 'not all declared field lists are recorded'
   // What a newer version installed is its own affair.
   if (recorded.version > INSTALL_VERSION) return undefined
   const right = functionParts(recorded)

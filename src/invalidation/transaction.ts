@@ -1,7 +1,7 @@
 import type { AccessMode, IsolationLevel, Kysely, Transaction } from 'kysely'
 import { TransactionUseError } from '../errors.ts'
 import { ScopeLoader } from '../loaders/loader.ts'
-import type { CacheParts } from '../loaders/model-cache.ts'
+import type { CacheParts } from '../loaders/reader.ts'
 import { currentScope, runInScope, Scope } from '../loaders/scope.ts'
 import type { Database } from '../sources/database.ts'
 import { KyselySource } from '../sources/kysely.ts'

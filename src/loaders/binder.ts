@@ -1,16 +1,24 @@
 import type { ValueType } from '../models/codec.ts'
-import { type BoundModel, bindModel, type ModelDefinition, storedForm } from '../models/model.ts'
+import {
+  type BoundModel,
+  bindModel,
+  customForm,
+  type ModelDefinition,
+  storedForm,
+  withShape,
+} from '../models/model.ts'
+import type { Shape } from '../models/shape.ts'
 import type { Source } from '../sources/source.ts'
 
 /** A declared model, and what it is bound to once the database has been asked about it. */
 export interface Binding {
-  readonly definition: ModelDefinition
+  definition: ModelDefinition
   bound: BoundModel | undefined
   binding: Promise<BoundModel> | undefined
 }
 
 /** The number that the database gives a stored form; undefined while it gives none. */
-export type SchemaNumber = (model: ModelDefinition, form: string) => Promise<number | undefined>
+export type SchemaNumber = (name: string, form: string, atLeast: number) => Promise<number | undefined>
 
 /**
  * Binds declared models to their tables, when one of them is first used. All that are not bound yet are bound
@@ -49,6 +57,12 @@ export class Binder {
     return binding
   }
 
+  /** Adds a shape to a model. */
+  extend(binding: Binding, shape: Shape): void {
+    binding.definition = withShape(binding.definition, shape)
+    binding.bound = undefined
+  }
+
   /** @throws ModelError when the table does not fit the model, SourceError when the database cannot be asked */
   async bind(binding: Binding): Promise<BoundModel> {
     if (binding.bound) return binding.bound
@@ -85,9 +99,21 @@ export class Binder {
 
   async #bind(binding: Binding): Promise<BoundModel> {
     const { definition } = binding
+    const { name, version, customShapes } = definition
     const table = await this.#source.describe(definition)
-    const schema = (await this.#schemaNumber(definition, storedForm(definition, table))) ?? definition.version
-    binding.bound = bindModel(this.#namespace, definition, table, schema, this.#valueTypes)
-    return binding.bound
+    const numberOf = async (of: string, form: string, atLeast: number) =>
+      (await this.#schemaNumber(of, form, atLeast)) ?? atLeast
+    const schema = await numberOf(name, storedForm(definition, table), version)
+    const schemas = new Map<Shape, number>()
+    for (const shape of customShapes) {
+      const custom = shape.custom as NonNullable<Shape['custom']>
+      // '~' keeps it apart from the forms of a table of that name.
+      schemas.set(shape, await numberOf(`~${custom.name}`, customForm(shape.fields, custom), custom.version))
+    }
+    const bound = bindModel(this.#namespace, definition, table, schema, this.#valueTypes, schemas)
+    // A shape that was added meanwhile is not in it.
+    if (binding.definition !== definition) return this.#bind(binding)
+    binding.bound = bound
+    return bound
   }
 }

@@ -1,5 +1,6 @@
 import type { Source } from '../sources/source.ts'
 import type { CacheStore } from '../stores/store.ts'
+import { runLoad } from './custom-load.ts'
 import type { Step, Wave } from './wave.ts'
 
 /** How many round trips of each kind were made. Commands that a store sends side by side are one trip. */
@@ -8,9 +9,11 @@ export interface Trips {
   acquire: number
   fill: number
   select: number
+  /** Of custom caches; each may be any number of statements. */
+  load: number
 }
 
-export const NO_TRIPS: Trips = Object.freeze({ mget: 0, acquire: 0, fill: 0, select: 0 })
+export const NO_TRIPS: Trips = Object.freeze({ mget: 0, acquire: 0, fill: 0, select: 0, load: 0 })
 
 /** A step with a round trip or a wait in it. */
 export type Trip = Exclude<Step, { op: 'tasks' }>
@@ -76,6 +79,9 @@ export class AsyncDriver {
       case 'select':
         trips.select++
         return this.#source.select(step.model, step.shape, step.keys)
+      case 'load':
+        trips.load++
+        return runLoad(this.#source, step.target, step.keys, step.values)
       case 'sleep':
         return new Promise((resolve) => setTimeout(resolve, step.ms))
       case 'join':

@@ -1,21 +1,17 @@
 import { NotFoundError, NotFoundHttpError } from '../errors.ts'
-import type { BoundModel } from '../models/model.ts'
-import type { Address, Shape } from '../models/shape.ts'
+import type { Address } from '../models/shape.ts'
+import type { Answer, Target } from '../models/target.ts'
 import type { Memo } from './memo.ts'
 
 /** What a lookup that finds no row comes to. */
 export type OnAbsent = 'null' | 'not-found' | 'not-found-http'
-
-/** The row of a key shape or null, the rows of a filter shape. */
-export type Answer = Readonly<Record<string, unknown>> | null | readonly Readonly<Record<string, unknown>>[]
 
 /**
  * One call for one key, and the slot of its answer in a scope's memo: whoever clears the memo takes the slot away,
  * so a load that is still under way can only answer those who already wait for it.
  */
 export class Lookup {
-  readonly model: BoundModel
-  readonly shape: Shape
+  readonly target: Target
   readonly values: Readonly<Record<string, unknown>>
   readonly address: Address
   /** Undefined until answered. */
@@ -36,15 +32,13 @@ export class Lookup {
   }
 
   constructor(
-    model: BoundModel,
-    shape: Shape,
+    target: Target,
     values: Readonly<Record<string, unknown>>,
     address: Address,
     onAbsent: OnAbsent,
     memo: Memo | undefined,
   ) {
-    this.model = model
-    this.shape = shape
+    this.target = target
     this.values = values
     this.address = address
     this.#onAbsent = onAbsent
@@ -93,6 +87,6 @@ export class Lookup {
     const answer = this.answered as Answer
     if (answer !== null || onAbsent === 'null') return answer
     const Absent = onAbsent === 'not-found' ? NotFoundError : NotFoundHttpError
-    return new Absent(this.model.definition.name, this.values)
+    return new Absent(this.target.name, this.values)
   }
 }

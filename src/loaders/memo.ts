@@ -33,7 +33,7 @@ export class Memo {
   twinOf(lookup: Lookup): Lookup | undefined {
     const number = numberOf(lookup)
     if (number === undefined) return this.#byKey.get(lookup.address.key)
-    return this.#byNumber.get(lookup.shape)?.lookups.get(number)
+    return this.#byNumber.get(lookup.target.shape)?.lookups.get(number)
   }
 
   add(lookup: Lookup): void {
@@ -52,7 +52,7 @@ export class Memo {
     if (this.twinOf(lookup) !== lookup) return
     const number = numberOf(lookup)
     if (number === undefined) this.#byKey.delete(lookup.address.key)
-    else this.#byNumber.get(lookup.shape)?.lookups.delete(number)
+    else this.#byNumber.get(lookup.target.shape)?.lookups.delete(number)
   }
 
   /** Takes out what was written. */
@@ -68,7 +68,7 @@ export class Memo {
     }
   }
 
-  #numbersOf({ shape, address: { key, texts } }: Lookup): Numbers {
+  #numbersOf({ target: { shape }, address: { key, texts } }: Lookup): Numbers {
     const found = this.#byNumber.get(shape)
     if (found) return found
     const numbers = { prefix: key.slice(0, -(texts[0] as string).length), lookups: new Map<number, Lookup>() }
@@ -79,8 +79,8 @@ export class Memo {
 }
 
 /** The number that stands for the values of a lookup, one to one, if there is such a number. */
-function numberOf({ model, shape, address }: Lookup): number | undefined {
-  if (address.route !== 'store' || !model.integerShapes.has(shape)) return undefined
+function numberOf({ target, address }: Lookup): number | undefined {
+  if (address.route !== 'store' || !target.isInteger) return undefined
   const number = Number(address.texts[0])
   return Number.isSafeInteger(number) ? number : undefined
 }

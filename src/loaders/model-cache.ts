@@ -1,31 +1,9 @@
-import { CacheClosedError, OptionError, TransactionUseError } from '../errors.ts'
+import { OptionError } from '../errors.ts'
 import { modelPrefix } from '../models/key.ts'
-import { type BoundModel, keysNamedBy, shapeOf } from '../models/model.ts'
-import type { AddressOf, Shape, ShapeKind } from '../models/shape.ts'
-import type { TouchedKeys } from '../models/touched.ts'
-import type { CacheStore } from '../stores/store.ts'
-import type { Binder, Binding } from './binder.ts'
-import type { Dispatcher } from './dispatcher.ts'
-import { newScopeLoader, type ScopeLoader } from './loader.ts'
-import { Lookup, type OnAbsent } from './lookup.ts'
-import { currentScope, type Scope } from './scope.ts'
-
-/** What the models of one cache share. */
-export interface CacheParts {
-  readonly namespace: string
-  readonly store: CacheStore
-  readonly binder: Binder
-  readonly dispatcher: Dispatcher
-  readonly counters: CacheCounters
-  /** Takes the lookups made outside any scope. */
-  readonly ambient: ScopeLoader
-  closed: boolean
-}
-
-export interface CacheCounters {
-  /** Lookups made outside any scope: none was wrapped, or a library lost the async context. */
-  outOfScope: number
-}
+import { keysNamedBy, shapeOf } from '../models/model.ts'
+import type { Shape } from '../models/shape.ts'
+import type { OnAbsent } from './lookup.ts'
+import { type CacheParts, forgetEverywhere, type Reader } from './reader.ts'
 
 /** A lookup that has not been made yet. All ways to look something up go through it. */
 export interface Query<Result> {
@@ -35,13 +13,11 @@ export interface Query<Result> {
 
 /** `Model.cache`: lookups by the declared shapes. */
 export class ModelCache<Key extends object, Filter extends object, Result> {
-  readonly #parts: CacheParts
-  readonly #binding: Binding
+  readonly #reader: Reader
 
   /** @internal */
-  constructor(parts: CacheParts, binding: Binding) {
-    this.#parts = parts
-    this.#binding = binding
+  constructor(reader: Reader) {
+    this.#reader = reader
   }
 
   /**
@@ -84,15 +60,10 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
    * Undefined: not known here.
    */
   peek(key: Key): Result | null | undefined {
-    const { bound, definition } = this.#binding
-    const memo = currentScope()?.part(this.#parts, this.#newLoader).memo
-    if (!bound || !memo) return undefined
-    const shape = shapeOf(definition, 'key', key)
-    const values = key as Record<string, unknown>
-    const known =
-      (shape.single === undefined ? undefined : memo.find(shape, values[shape.single])) ??
-      memo.twinOf(new Lookup(bound, shape, values, addressOf(bound, shape, key), 'null', undefined))
-    return known?.answered as Result | null | undefined
+    return this.#reader.peek(this.#shapeOf('key', key), key as Record<string, unknown>) as
+      | Result
+      | null
+      | undefined
   }
 
   /**
@@ -103,72 +74,26 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
    * Rejects StoreUnavailableError when the store could not be told.
    */
   async invalidate(keyOrRows: Key | Filter | Result | readonly (Key | Filter | Result)[]): Promise<void> {
-    const bound = await this.#bound()
+    const bound = await this.#reader.bound()
     const keys = new Set<string>()
     for (const values of Array.isArray(keyOrRows) ? keyOrRows : [keyOrRows]) {
       for (const key of keysNamedBy(bound, values)) keys.add(key)
     }
-    const touched = { keys: [...keys], prefixes: [] }
-    forgetTouched(this.#parts, touched)
-    await this.#parts.store.clear(touched.keys, null, true)
-    // Again: a lookup made meanwhile may have seen the entry that was about to go.
-    forgetTouched(this.#parts, touched)
+    await forgetEverywhere(this.#reader.parts, { keys: [...keys], prefixes: [] })
   }
 
   /** Forgets everything cached for this model, in one round trip, however much it is. Rejects StoreUnavailableError. */
   async clear(): Promise<void> {
-    await this.#bound()
-    await clearModels(this.#parts, [this.#binding.definition.name])
+    await this.#reader.bound()
+    await clearModels(this.#reader.parts, [this.#reader.definition.name])
   }
 
-  readonly #newLoader = () => newScopeLoader(this.#parts.dispatcher)
-
-  #lookup(kind: ShapeKind, given: object, onAbsent: OnAbsent): Promise<unknown> {
-    try {
-      if (this.#parts.closed) throw new CacheClosedError(this.#parts.namespace)
-      const { definition, bound } = this.#binding
-      const shape = shapeOf(definition, kind, given)
-      const values = given as Readonly<Record<string, unknown>>
-      if (!bound) return this.#bound().then((model) => this.#load(model, shape, values, onAbsent))
-      return this.#load(bound, shape, values, onAbsent)
-    } catch (error) {
-      return Promise.reject(error)
-    }
+  #lookup(kind: 'key' | 'filter', given: object, onAbsent: OnAbsent): Promise<unknown> {
+    return this.#reader.lookUp(this.#shapeOf(kind, given), given, onAbsent)
   }
 
-  #load(
-    bound: BoundModel,
-    shape: Shape,
-    values: Readonly<Record<string, unknown>>,
-    onAbsent: OnAbsent,
-  ): Promise<unknown> {
-    const loader = this.#loader(currentScope())
-    const { memo } = loader
-    if (loader.ended)
-      throw new TransactionUseError('a lookup was made in a transaction that has ended; await it inside')
-    const found = shape.single === undefined ? undefined : memo?.find(shape, values[shape.single])
-    if (found) return this.#known(loader, found, onAbsent)
-    const address = (bound.addressOf.get(shape) as AddressOf)(values)
-    const lookup = new Lookup(bound, shape, values, address, onAbsent, memo)
-    const twin = memo?.twinOf(lookup)
-    return twin ? this.#known(loader, twin, onAbsent) : loader.load(lookup)
-  }
-
-  #known(loader: ScopeLoader, lookup: Lookup, onAbsent: OnAbsent): Promise<unknown> {
-    loader.memoHits++
-    this.#parts.dispatcher.totals.memoHits++
-    return lookup.promiseAs(onAbsent)
-  }
-
-  #loader(scope: Scope | undefined): ScopeLoader {
-    if (scope) return scope.part(this.#parts, this.#newLoader)
-    this.#parts.counters.outOfScope++
-    return this.#parts.ambient
-  }
-
-  async #bound(): Promise<BoundModel> {
-    if (this.#parts.closed) throw new CacheClosedError(this.#parts.namespace)
-    return this.#binding.bound ?? this.#parts.binder.bind(this.#binding)
+  #shapeOf(kind: 'key' | 'filter', given: object): () => Shape {
+    return () => shapeOf(this.#reader.definition, kind, given)
   }
 }
 
@@ -184,18 +109,5 @@ export async function clearModels(parts: CacheParts, models?: readonly string[])
     throw new OptionError('models', `made of declared models (${declared.join(', ')})`, unknown)
   }
   const prefixes = (models ?? declared).map((model) => modelPrefix(parts.namespace, model))
-  const touched = { keys: [], prefixes }
-  forgetTouched(parts, touched)
-  for (const prefix of prefixes) await parts.store.clearPrefix(prefix)
-  // Again: a lookup made meanwhile may have seen an entry that was about to go.
-  forgetTouched(parts, touched)
-}
-
-/** The memos of the current scope, and of those it is a part of, forget what was written. */
-export function forgetTouched(parts: CacheParts, touched: TouchedKeys): void {
-  for (let scope = currentScope(); scope; scope = scope.parent) scope.own<ScopeLoader>(parts)?.forget(touched)
-}
-
-function addressOf(bound: BoundModel, shape: Shape, values: object) {
-  return (bound.addressOf.get(shape) as AddressOf)(values as Record<string, unknown>)
+  await forgetEverywhere(parts, { keys: [], prefixes })
 }

@@ -1,7 +1,9 @@
-import { NotUniqueError, SourceError } from '../errors.ts'
+import { LoadError, messageOf, NotUniqueError, SourceError } from '../errors.ts'
 import { RowFormError, UnstorableValueError } from '../models/codec.ts'
+import { DoNotCache } from '../models/custom.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
+import type { Answer, Target } from '../models/target.ts'
 import type { KeyTexts, ResultRow } from '../sources/source.ts'
 import { type EntryState, HEADER_BYTES, leaseToken, stateOf } from '../stores/entry.ts'
 import { type Acquired, EVERY_SCHEMA, type Fill, type Lease } from '../stores/store.ts'
@@ -30,6 +32,13 @@ export type Step =
       readonly model: BoundModel
       readonly shape: Shape
       readonly keys: readonly KeyTexts[]
+    }
+  /** For custom caches. → a result per key, see CustomLoad */
+  | {
+      readonly op: 'load'
+      readonly target: Target
+      readonly keys: readonly KeyTexts[]
+      readonly values: readonly Readonly<Record<string, unknown>>[]
     }
   /** → nothing of interest; whether it was refused is for the counters */
   | { readonly op: 'fill'; readonly lease: Lease; readonly fills: readonly Fill[] }
@@ -109,8 +118,7 @@ class Entry {
   readonly key: string
   readonly first: Lookup
   others: Lookup[] | undefined = undefined
-  readonly model: BoundModel
-  readonly shape: Shape
+  readonly target: Target
   state: EntryState = 'none'
   /** The record behind `leased`. */
   record: Buffer | null = null
@@ -120,8 +128,7 @@ class Entry {
   constructor(lookup: Lookup) {
     this.key = lookup.address.key
     this.first = lookup
-    this.model = lookup.model
-    this.shape = lookup.shape
+    this.target = lookup.target
   }
 
   add(lookup: Lookup): void {
@@ -130,9 +137,9 @@ class Entry {
   }
 
   answerAbsent(): void {
-    const answer = () => (this.shape.kind === 'key' ? null : [])
-    this.first.answer(answer())
-    if (this.others) for (const lookup of this.others) lookup.answer(answer())
+    const { target } = this
+    this.first.answer(target.absent())
+    if (this.others) for (const lookup of this.others) lookup.answer(target.absent())
   }
 
   /** What those who joined are told. */
@@ -158,7 +165,7 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   for (const lookup of lookups) {
     const { key, route } = lookup.address
     if (route === 'nowhere') {
-      lookup.answer(lookup.shape.kind === 'key' ? null : [])
+      lookup.answer(lookup.target.absent())
       continue
     }
     const twin = byKey?.get(key)
@@ -205,7 +212,7 @@ function keyOfEntry(entry: Entry): string {
 
 /** Answers an entry from its record, if that is an answer. */
 function believe(entry: Entry, record: Buffer | null, { counts }: WaveEnvironment): boolean {
-  const state = stateOf(record, entry.model.schema)
+  const state = stateOf(record, entry.target.schema)
   entry.record = state === 'leased' ? record : null
   entry.state = state
   if (state === 'value') {
@@ -231,14 +238,9 @@ function answerFrom(entry: Entry, bytes: Buffer, offset: number): boolean {
   return entry.others?.every((lookup) => answerOne(entry, lookup, bytes, offset)) ?? true
 }
 
-function answerOne(
-  { model: { codec }, shape }: Entry,
-  lookup: Lookup,
-  bytes: Buffer,
-  offset: number,
-): boolean {
+function answerOne({ target }: Entry, lookup: Lookup, bytes: Buffer, offset: number): boolean {
   if (!lookup.pending) return true
-  const answer = shape.kind === 'key' ? codec.decodeRow(bytes, offset) : codec.decodeRows(bytes, offset)
+  const answer = target.decode(bytes, offset)
   if (answer === undefined) return false
   lookup.answer(answer)
   return true
@@ -278,7 +280,7 @@ class Load {
         const acquired: Acquired = yield {
           op: 'acquire',
           keys: free.map(keyOfEntry),
-          schemas: free.map(({ state, model }) => (state === 'damaged' ? EVERY_SCHEMA : model.schema)),
+          schemas: free.map(({ state, target }) => (state === 'damaged' ? EVERY_SCHEMA : target.schema)),
           leaseMs: settings.leaseMs,
         }
         const granted = free.filter((_, i) => acquired.records[i] === null)
@@ -359,11 +361,11 @@ class Load {
 
   /** One statement per shape. */
   #selects(entries: readonly Entry[], lease: Lease | null): Wave[] {
-    const groups = new Map<Shape, Entry[]>()
+    const groups = new Map<Target, Entry[]>()
     for (const entry of entries) {
-      const group = groups.get(entry.shape)
+      const group = groups.get(entry.target)
       if (group) group.push(entry)
-      else groups.set(entry.shape, [entry])
+      else groups.set(entry.target, [entry])
     }
     const tasks: Wave[] = []
     for (const group of groups.values()) {
@@ -381,19 +383,15 @@ class Load {
    * @param lease null: nothing is filled
    */
   *#select(entries: readonly Entry[], lease: Lease | null): Wave {
-    const [{ model, shape }] = entries as readonly [Entry, ...Entry[]]
+    const [{ target }] = entries as readonly [Entry, ...Entry[]]
     if (lease) for (const entry of entries) this.#begin(entry, lease.token)
-    let lists: ResultRow[][]
+    let results: readonly unknown[]
     try {
-      lists = yield {
-        op: 'select',
-        model,
-        shape,
-        keys: entries.map(({ first }) => first.address.texts),
-      }
+      results = yield this.#stepFor(target, entries)
     } catch (cause) {
       this.#env.counts.sourceErrors++
-      const error = new SourceError(model.definition.name, shape.fields, cause)
+      const error =
+        cause instanceof LoadError ? cause : new SourceError(target.name, target.shape.fields, cause)
       for (const entry of entries) {
         entry.fail(error)
         entry.land(error)
@@ -403,12 +401,20 @@ class Load {
     }
     const apart: Wave[] = []
     entries.forEach((entry, i) => {
-      const rows = lists[i] as ResultRow[]
-      const result = this.#answer(entry, rows, apart)
+      const result = target.shape.custom
+        ? this.#answerCustom(entry, results[i], apart)
+        : this.#answer(entry, results[i] as ResultRow[], apart)
       entry.land(result)
       if (lease) this.#give(lease, entry, Buffer.isBuffer(result) || result === 'absent' ? result : 'release')
     })
     if (apart.length > 0) yield* this.#each(apart)
+  }
+
+  #stepFor(target: Target, entries: readonly Entry[]): Step {
+    const keys = entries.map(({ first }) => first.address.texts)
+    const { model, shape } = target
+    if (!shape.custom) return { op: 'select', model, shape, keys }
+    return { op: 'load', target, keys, values: entries.map(({ first }) => first.values) }
   }
 
   #begin(entry: Entry, token: string): void {
@@ -420,50 +426,91 @@ class Load {
 
   /** Answers an entry with its rows, and says what others may be given. Lookups that could not get rows of their own go to `apart`. */
   #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[]): FlightResult {
-    const { model, shape, first, others = [] } = entry
+    const { target, first } = entry
+    const { model, shape } = target
     const [row] = rows
     if (!row) {
       entry.answerAbsent()
       return 'absent'
     }
     if (shape.kind === 'key' && rows.length > 1) {
-      const error = new NotUniqueError(model.definition.name, shape.fields, first.values)
+      const error = new NotUniqueError(target.name, shape.fields, first.values)
       entry.fail(error)
       return error
     }
+    const answer = shape.kind === 'key' ? row : rows
     // Encoded before the caller gets the row, which is theirs to change from then on.
-    const payload = entry.flights || others.length > 0 ? this.#encode(model, shape, rows) : undefined
-    first.answer(shape.kind === 'key' ? row : rows)
+    const isWanted = entry.flights !== undefined || entry.others !== undefined
+    const payload =
+      isWanted && !this.#isTooLong(model, rows) ? this.#encode(target, answer, this.#unstorable) : undefined
+    return this.#share(entry, answer, payload instanceof Error ? undefined : payload, apart)
+  }
+
+  /** As `#answer`, for what a custom cache has loaded. */
+  #answerCustom(entry: Entry, result: unknown, apart: Wave[]): FlightResult {
+    const { target } = entry
+    const fail = (error: Error) => {
+      entry.fail(error)
+      return error
+    }
+    if (result === null || result === undefined) {
+      entry.answerAbsent()
+      return 'absent'
+    }
+    if (result instanceof Error) return fail(new LoadError(target.name, messageOf(result), { cause: result }))
+    if (result instanceof DoNotCache) return this.#share(entry, result.value as Answer, undefined, apart)
+    // Also where nobody is to have it: whether it can be stored must not depend on how it came to be loaded.
+    const payload = this.#encode(target, result, (error) => error)
+    if (payload instanceof Error) return fail(new LoadError(target.name, payload.message, { cause: payload }))
+    return this.#share(entry, result, payload, apart)
+  }
+
+  #share(entry: Entry, answer: Answer, payload: Buffer | undefined, apart: Wave[]): FlightResult {
+    const { first, others = [] } = entry
+    first.answer(answer)
     if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
       for (const lookup of others) if (lookup.pending) apart.push(this.#select([new Entry(lookup)], null))
     }
     return payload ?? 'unshared'
   }
 
-  #encode(model: BoundModel, shape: Shape, rows: readonly ResultRow[]): Buffer | undefined {
-    const { settings, counts } = this.#env
-    if (rows.length > model.definition.maxListRows) {
-      counts.uncached++
-      return undefined
-    }
-    try {
-      const payload =
-        shape.kind === 'key' ? model.codec.encodeRow(rows[0] as ResultRow) : model.codec.encodeRows(rows)
-      if (payload.length <= settings.maxValueBytes) return payload
-    } catch (error) {
-      if (error instanceof RowFormError) this.#env.tableChanged(model)
-      else if (!(error instanceof UnstorableValueError)) throw error
-    }
-    counts.uncached++
+  #isTooLong({ definition }: BoundModel, rows: readonly ResultRow[]): boolean {
+    if (rows.length <= definition.maxListRows) return false
+    this.#env.counts.uncached++
+    return true
+  }
+
+  readonly #unstorable = () => {
+    this.#env.counts.uncached++
     return undefined
   }
 
-  #give(lease: Lease, { key, model }: Entry, payload: Fill['payload']): void {
+  /** @param unstorable what a value that cannot be stored comes to */
+  #encode<Unstorable>(
+    target: Target,
+    answer: Answer,
+    unstorable: (error: UnstorableValueError) => Unstorable,
+  ): Buffer | Unstorable | undefined {
+    const { settings, counts } = this.#env
+    try {
+      const payload = target.encode(answer)
+      if (payload.length <= settings.maxValueBytes) return payload
+      counts.uncached++
+    } catch (error) {
+      if (error instanceof UnstorableValueError) return unstorable(error)
+      if (!(error instanceof RowFormError)) throw error
+      counts.uncached++
+      this.#env.tableChanged(target.model)
+    }
+    return undefined
+  }
+
+  #give(lease: Lease, { key, target }: Entry, payload: Fill['payload']): void {
     const { settings } = this.#env
-    const ttlMs = payload === 'absent' ? model.definition.negativeTtlMs : model.definition.ttlMs
+    const ttlMs = payload === 'absent' ? target.negativeTtlMs : target.ttlMs
     const fill = {
       key,
-      schema: model.schema,
+      schema: target.schema,
       payload,
       ttlMs: Math.ceil(ttlMs * (1 - settings.random() / 10)),
     }

@@ -3,8 +3,10 @@ import { checkOptionNames, type Duration, durationMs, integerOption } from '../o
 import { canonicalizerOf, canonicalPrint } from './canonical.ts'
 import { createRowCodec, type RowCodec, type ValueType } from './codec.ts'
 import type { ColumnInfo, TableInfo } from './column.ts'
+import type { CustomDefinition } from './custom.ts'
 import { keyOf, modelPrefix } from './key.ts'
-import { type AddressOf, createAddressOf, defineShape, type Shape, type ShapeKind } from './shape.ts'
+import { createAddressOf, defineShape, type Shape } from './shape.ts'
+import { CustomTarget, RowsTarget, RowTarget, type Target, type TargetParts, VALUE } from './target.ts'
 
 /** How a table is cached. Checked once, by `cache.model()`. */
 export interface ModelMeta<
@@ -47,6 +49,8 @@ export interface ModelDefinition {
   readonly name: string
   readonly keyShapes: readonly Shape[]
   readonly filterShapes: readonly Shape[]
+  /** Those of custom caches. */
+  readonly customShapes: readonly Shape[]
   readonly shapes: readonly Shape[]
   readonly primaryKey: readonly string[]
   readonly columns: readonly string[] | undefined
@@ -105,6 +109,7 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     name,
     keyShapes,
     filterShapes,
+    customShapes: [],
     shapes,
     primaryKey,
     columns,
@@ -115,6 +120,16 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
     maxListRows: integerOption(at('maxListRows'), meta.maxListRows ?? 10_000, 0),
     ...strictnessOf(at, meta),
+  })
+}
+
+/** The model with one shape more. */
+export function withShape(model: ModelDefinition, shape: Shape): ModelDefinition {
+  const list = ({ key: 'keyShapes', filter: 'filterShapes', custom: 'customShapes' } as const)[shape.kind]
+  return Object.freeze({
+    ...model,
+    [list]: [...model[list], shape],
+    shapes: [...model.shapes, shape],
   })
 }
 
@@ -137,7 +152,8 @@ function fieldLists(option: string, given: unknown): readonly (readonly string[]
   return given.map((fields) => fieldList(option, fields))
 }
 
-function fieldList(option: string, given: unknown): readonly string[] {
+/** @throws OptionError for what is no list of distinct names */
+export function fieldList(option: string, given: unknown): readonly string[] {
   const good =
     Array.isArray(given) &&
     given.length > 0 &&
@@ -191,7 +207,7 @@ function normalizersOf(
  *
  * @throws ShapeNotDeclaredError when none is declared, InvalidKeyError when `values` is no object or has `undefined` in it
  */
-export function shapeOf(model: ModelDefinition, kind: ShapeKind, values: unknown): Shape {
+export function shapeOf(model: ModelDefinition, kind: 'key' | 'filter', values: unknown): Shape {
   const only = onlyField(values)
   if (only !== undefined) {
     const shapes = kind === 'key' ? model.keyShapes : model.filterShapes
@@ -211,7 +227,7 @@ function onlyField(values: unknown): string | undefined {
   return only
 }
 
-function searchShape(model: ModelDefinition, kind: ShapeKind, values: unknown): Shape {
+function searchShape(model: ModelDefinition, kind: 'key' | 'filter', values: unknown): Shape {
   const shapes = kind === 'key' ? model.keyShapes : model.filterShapes
   if (typeof values !== 'object' || values === null) {
     const example = shapes[0] ? `{ ${shapes[0].fields.join(', ')} }` : 'an object'
@@ -243,20 +259,20 @@ export interface BoundModel {
   readonly schema: number
   /** All cache keys of the model begin with it. */
   readonly prefix: string
-  readonly addressOf: ReadonlyMap<Shape, AddressOf>
-  /** As `addressOf`, for values that the database holds: `normalize` is for lookups alone. */
-  readonly addressOfStored: ReadonlyMap<Shape, AddressOf>
-  /** The shapes of one integer field: a number can stand for their values. */
-  readonly integerShapes: ReadonlySet<Shape>
+  readonly targets: ReadonlyMap<Shape, Target>
 }
 
-/** @throws ModelError when a declared field is no column of the table */
+/**
+ * @param schemas the numbers of its custom shapes
+ * @throws ModelError when a declared field is no column of the table
+ */
 export function bindModel(
   namespace: string,
   definition: ModelDefinition,
   table: TableInfo,
   schema: number,
   valueTypes: readonly ValueType[],
+  schemas: ReadonlyMap<Shape, number> = new Map(),
 ): BoundModel {
   const prefix = modelPrefix(namespace, definition.name)
   const columnOf = (field: string): ColumnInfo => {
@@ -264,32 +280,36 @@ export function bindModel(
     if (!column) throw new ModelError(definition.name, `the table has no column for field '${field}'`)
     return column
   }
-  const addressOf = new Map<Shape, AddressOf>()
-  const addressOfStored = new Map<Shape, AddressOf>()
-  const integerShapes = new Set<Shape>()
+  const codec = createRowCodec(
+    table.columns.map((column) => column.field),
+    // A column that keeps its name and changes its type is another stored form.
+    { salt: storedForm(definition, table), valueTypes },
+  )
+  const targets = new Map<Shape, Target>()
+  const model: BoundModel = Object.freeze({ definition, table, codec, schema, prefix, targets })
   for (const shape of definition.shapes) {
-    const canonicalizers = shape.fields.map((field) => canonicalizerOf(columnOf(field), table.dates))
+    const columns = shape.fields.map(columnOf)
+    const canonicalizers = columns.map((column) => canonicalizerOf(column, table.dates))
     const normalizers = shape.fields.map((field) => definition.normalize[field])
-    if (isInteger(shape.fields.map(columnOf)) && normalizers[0] === undefined) integerShapes.add(shape)
     const create = (normalize: typeof normalizers) =>
       createAddressOf(definition.name, shape, shapePrefix(prefix, shape), canonicalizers, normalize)
-    addressOf.set(shape, create(normalizers))
-    addressOfStored.set(shape, create([]))
+    const parts: TargetParts = {
+      model,
+      shape,
+      isInteger: isInteger(columns) && normalizers[0] === undefined,
+      addressOf: create(normalizers),
+      addressOfStored: create([]),
+    }
+    targets.set(shape, targetOf(parts, schemas.get(shape), valueTypes))
   }
-  return Object.freeze({
-    definition,
-    table,
-    codec: createRowCodec(
-      table.columns.map((column) => column.field),
-      // A column that keeps its name and changes its type is another stored form.
-      { salt: storedForm(definition, table), valueTypes },
-    ),
-    schema,
-    prefix,
-    addressOf,
-    addressOfStored,
-    integerShapes,
-  })
+  return model
+}
+
+function targetOf(parts: TargetParts, schema: number | undefined, valueTypes: readonly ValueType[]): Target {
+  const { custom, kind, fields } = parts.shape
+  if (!custom) return kind === 'key' ? new RowTarget(parts) : new RowsTarget(parts)
+  const codec = createRowCodec([VALUE], { salt: customForm(fields, custom), valueTypes })
+  return new CustomTarget(parts, custom, schema ?? custom.version, codec)
 }
 
 function shapePrefix(prefix: string, shape: Shape): string {
@@ -324,9 +344,10 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
   }
   const keys = new Set<string>()
   for (const shape of shapes) {
-    for (const addressOf of [model.addressOf, model.addressOfStored]) {
+    const target = model.targets.get(shape) as Target
+    for (const addressOf of [target.addressOf, target.addressOfStored]) {
       try {
-        const { key, route, texts } = (addressOf.get(shape) as AddressOf)(given)
+        const { key, route, texts } = addressOf(given)
         if (route === 'store') keys.add(key)
         // No lookup by this very text is cached, but one by another text of the same value may be.
         else if (route === 'source')
@@ -353,6 +374,11 @@ function printedTexts(
 
 function isInteger([column, ...others]: readonly ColumnInfo[]): boolean {
   return others.length === 0 && column !== undefined && ['int2', 'int4', 'int8'].includes(column.type)
+}
+
+/** What of a custom cache decides the meaning of its stored bytes, as a text to compare. */
+export function customForm(fields: readonly string[], { name, version, load }: CustomDefinition): string {
+  return JSON.stringify(['custom', name, fields, version, load.kind])
 }
 
 /** What of a model decides the meaning of its stored bytes, as a text to compare. */

@@ -1,10 +1,14 @@
 import { InvalidKeyError, show } from '../errors.ts'
 import { type Canonicalize, IMPOSSIBLE, Refusal, Uncertain } from './canonical.ts'
+import type { CustomDefinition } from './custom.ts'
 import { escapeKeyPart, keyOf } from './key.ts'
 
-export type ShapeKind = 'key' | 'filter'
+export type ShapeKind = 'key' | 'filter' | 'custom'
 
-/** A declared field list of a model: `key` fields select one row at most, `filter` fields a list. */
+/**
+ * A declared field list of a model: `key` fields select one row at most, `filter` fields a list, those of a custom cache
+ * whatever it makes of them.
+ */
 export interface Shape {
   readonly kind: ShapeKind
   readonly fields: readonly string[]
@@ -12,15 +16,17 @@ export interface Shape {
   readonly single: string | undefined
   /** Stands in cache keys and messages; unique within the model. */
   readonly name: string
+  readonly custom: CustomDefinition | undefined
 }
 
-export function defineShape(kind: ShapeKind, fields: readonly string[]): Shape {
+export function defineShape(kind: 'key' | 'filter', fields: readonly string[]): Shape {
   const name = fields.map(escapeKeyPart).join(',')
   return Object.freeze({
     kind,
     fields: Object.freeze([...fields]),
     single: fields.length === 1 ? fields[0] : undefined,
     name: kind === 'key' ? name : `${name}[]`,
+    custom: undefined,
   })
 }
 

@@ -11,6 +11,7 @@ const ROW = 'loadstonerow'
 const KEY = 'loadstonekey'
 /** The result column that tells which key a row belongs to. Without an underscore: naming plugins leave it alone. */
 const ORDINAL = 'loadstoneord'
+const COUNT = 'loadstonecount'
 
 type From = SelectQueryBuilder<Tables, string, Record<string, unknown>>
 
@@ -22,21 +23,39 @@ export class KyselySource implements Source {
     this.#db = db
   }
 
+  get db(): Database {
+    return this.#db
+  }
+
   describe(model: ModelDefinition): Promise<TableInfo> {
     return describeTable(this.#db, model)
   }
 
   async select(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<ResultRow[][]> {
-    const masks = nullMasks(keys)
-    const query =
-      masks.length === 1 && masks[0] === 0
-        ? this.#equal(model, shape, keys)
-        : this.#withNulls(model, shape, keys, masks)
+    const query = this.#results(this.#matches(model, shape, keys), model, shape)
     return byKey(await query.execute(), keys.length)
   }
 
+  async count(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<number[]> {
+    const rows = await this.#matches(model, shape, keys)
+      .select([ordinal(), sql<number>`count(*)::int4`.as(COUNT)])
+      .groupBy(sql.raw(`${KEY}.${ORDINAL}`))
+      .execute()
+    const counts = new Array<number>(keys.length).fill(0)
+    for (const row of rows) counts[Number(row[ORDINAL]) - 1] = Number(row[COUNT])
+    return counts
+  }
+
+  /** The keys, each joined to its rows. */
+  #matches(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): From {
+    const masks = nullMasks(keys)
+    return masks.length === 1 && masks[0] === 0
+      ? this.#equal(model, shape, keys)
+      : this.#withNulls(model, shape, keys, masks)
+  }
+
   /** The usual statement: one index lookup per key, and the same text whatever the number of keys. */
-  #equal(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]) {
+  #equal(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): From {
     const query = this.#db
       .selectFrom(keyTable(shape, keys))
       .innerJoin(`${model.definition.name} as ${ROW}`, (join) =>
@@ -45,7 +64,7 @@ export class KyselySource implements Source {
           join,
         ),
       )
-    return this.#results(query as unknown as From, model, shape)
+    return query as unknown as From
   }
 
   /**
@@ -70,13 +89,13 @@ export class KyselySource implements Source {
     const query = this.#db
       .selectFrom(keyTable(shape, keys))
       .innerJoinLateral(union.as(ROW), (join) => join.onTrue())
-    return this.#results(query as unknown as From, model, shape)
+    return query as unknown as From
   }
 
   #results(from: From, model: BoundModel, shape: Shape) {
     const { columns, orderBy } = model.definition
     const query = columns ? from.select(columns.map((field) => `${ROW}.${field}`)) : from.selectAll(ROW)
-    const numbered = query.select(sql<number>`${sql.raw(KEY)}.${sql.raw(ORDINAL)}::int4`.as(ORDINAL))
+    const numbered = query.select(ordinal())
     if (shape.kind === 'key') return numbered
     return orderBy.reduce(
       // As a plain text, a name with a blank in it would be taken apart into a name and a direction.
@@ -97,6 +116,10 @@ function keyTable(shape: Shape, keys: readonly KeyTexts[]) {
   return sql<Record<string, unknown>>`unnest(${sql.join(arrays)}) with ordinality`.as<typeof KEY>(
     sql`${sql.raw(KEY)}(${names})`,
   )
+}
+
+function ordinal() {
+  return sql<number>`${sql.raw(KEY)}.${sql.raw(ORDINAL)}::int4`.as(ORDINAL)
 }
 
 /** A key's text for a field, as a value of the column's type. */

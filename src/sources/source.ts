@@ -20,4 +20,10 @@ export interface Source {
    * @returns one list of rows per key, in the order of `keys`, each list in the model's order
    */
   select(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<ResultRow[][]>
+
+  /** As `select`, but only how many rows there are. */
+  count(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<number[]>
+
+  /** What functions of the application load through: the Kysely instance, or a transaction. */
+  readonly db: unknown
 }

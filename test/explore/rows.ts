@@ -1,6 +1,7 @@
 import type { ColumnInfo, TableInfo } from '../../src/models/column.ts'
 import { type BoundModel, bindModel, defineModel } from '../../src/models/model.ts'
-import type { AddressOf, Shape } from '../../src/models/shape.ts'
+import type { Shape } from '../../src/models/shape.ts'
+import type { Target } from '../../src/models/target.ts'
 import type { OutboxRow } from '../../src/models/touched.ts'
 
 export const NAMESPACE = 'explore'
@@ -56,9 +57,12 @@ export function lookupOf(key: KeyName): { shape: Shape; values: Readonly<Record<
     : { shape: DEFINITION.filterShapes[0] as Shape, values: { list: key } }
 }
 
+export function targetOf(key: KeyName): Target {
+  return ITEMS.targets.get(lookupOf(key).shape) as Target
+}
+
 export function addressOf(key: KeyName) {
-  const { shape, values } = lookupOf(key)
-  return (ITEMS.addressOf.get(shape) as AddressOf)(values)
+  return targetOf(key).addressOf(lookupOf(key).values)
 }
 
 /** The table under every set of committed writes. Sets are bit masks: bit `w` for write `w`. */

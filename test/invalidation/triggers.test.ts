@@ -598,7 +598,7 @@ describe.each(Object.entries(ENGINES))('what the triggers record on %s', (name, 
           // PGlite cannot read years before Christ.
           if (value instanceof Date && Number.isNaN(value.getTime())) continue
           const values = { [`c${i}`]: value }
-          const { route, key } = model.addressOf.get(shapeOf(definition, 'filter', values))!(values)
+          const { route, key } = model.targets.get(shapeOf(definition, 'filter', values))!.addressOf(values)
           // What a lookup is not sure of is not cached.
           if (route === 'store') asked.set(key, `${type}: ${String(value)}`)
         }

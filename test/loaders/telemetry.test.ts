@@ -75,7 +75,7 @@ describe('loadstone:wave', () => {
         keys: 4,
         misses: 4,
         memoHits: 1,
-        trips: { mget: 1, acquire: 1, select: 2, fill: 1 },
+        trips: { mget: 1, acquire: 1, select: 2, fill: 1, load: 0 },
         durationMs: expect.any(Number),
       },
       {
@@ -86,7 +86,7 @@ describe('loadstone:wave', () => {
         hits: 2,
         absents: 2,
         memoHits: 1,
-        trips: { mget: 1, acquire: 0, select: 0, fill: 0 },
+        trips: { mget: 1, acquire: 0, select: 0, fill: 0, load: 0 },
         durationMs: expect.any(Number),
       },
     ])
@@ -146,7 +146,7 @@ describe('stats', () => {
       misses: 4,
       memoHits: 2,
       outOfScope: 0,
-      trips: { mget: 2, acquire: 1, select: 2, fill: 1 },
+      trips: { mget: 2, acquire: 1, select: 2, fill: 1, load: 0 },
     })
   })
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { escapeKeyPart, keyOf, modelPrefix } from '../../src/models/key.ts'
-import { defineShape, type ShapeKind } from '../../src/models/shape.ts'
+import { defineShape } from '../../src/models/shape.ts'
 
 type Texts = readonly (string | null)[]
 
@@ -9,7 +9,7 @@ type Texts = readonly (string | null)[]
 function cacheKey(
   namespace: string,
   model: string,
-  kind: ShapeKind,
+  kind: 'key' | 'filter',
   fields: readonly string[],
   texts: Texts,
 ) {
@@ -102,7 +102,7 @@ describe('no two lookups share a cache key', () => {
     .record({
       namespace: name,
       model: name,
-      kind: fc.constantFrom<ShapeKind>('key', 'filter'),
+      kind: fc.constantFrom('key' as const, 'filter' as const),
       columns: fc.array(fc.record({ field: name, value: fc.option(text) }), { minLength: 1, maxLength: 3 }),
     })
     .map(({ namespace, model, kind, columns }) => ({

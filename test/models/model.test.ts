@@ -303,7 +303,7 @@ describe('a model that is bound to its table', () => {
 
   test('has an address for every shape', () => {
     const bound = bindModel('shop', definition, tableOf(column('id', 'int4'), column('role', 'text')), 7, [])
-    const [id, role] = definition.shapes.map((shape) => bound.addressOf.get(shape))
+    const [id, role] = definition.shapes.map((shape) => bound.targets.get(shape)?.addressOf)
     expect(id?.({ id: '1' }).key).toBe('shop:users:id:1')
     expect(role?.({ role: null }).key).toBe('shop:users:role[]:~')
     expect(bound.prefix).toBe('shop:users:')

@@ -1,13 +1,13 @@
 import { describe, expect, test } from 'vitest'
 import { InvalidKeyError } from '../../src/errors.ts'
 import { canonicalizerOf } from '../../src/models/canonical.ts'
-import { type Address, createAddressOf, defineShape, type ShapeKind } from '../../src/models/shape.ts'
+import { type Address, createAddressOf, defineShape } from '../../src/models/shape.ts'
 
 type Normalize = (value: never) => unknown
 type Columns = Record<string, string | [type: string, normalize: Normalize]>
 
 /** Addresses of one shape of the model 'users', over columns of the given types. */
-function addresses(kind: ShapeKind, columns: Columns) {
+function addresses(kind: 'key' | 'filter', columns: Columns) {
   const fields = Object.keys(columns)
   const shape = defineShape(kind, fields)
   const types = Object.values(columns).map(

@@ -1,5 +1,5 @@
 import { bindModel, defineModel, type ModelMeta, shapeOf } from '../../src/models/model.ts'
-import type { AddressOf, ShapeKind } from '../../src/models/shape.ts'
+import type { Target } from '../../src/models/target.ts'
 import type { Database } from '../../src/sources/database.ts'
 import { KyselySource } from '../../src/sources/kysely.ts'
 import type { ResultRow } from '../../src/sources/source.ts'
@@ -19,9 +19,9 @@ export async function lookups(db: unknown, table: string, meta: ModelMeta): Prom
   const source = new KyselySource(db as Database)
   const definition = defineModel(table, meta)
   const model = bindModel('test', definition, await source.describe(definition), 0, [])
-  const select = (kind: ShapeKind, values: readonly Values[]) => {
+  const select = (kind: 'key' | 'filter', values: readonly Values[]) => {
     const shape = shapeOf(definition, kind, values[0])
-    const addressOf = model.addressOf.get(shape) as AddressOf
+    const { addressOf } = model.targets.get(shape) as Target
     return source.select(
       model,
       shape,

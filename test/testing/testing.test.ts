@@ -39,7 +39,7 @@ describe('expectTrips', () => {
     expect(error).toMatchObject({
       actual: COLD,
       expected: { mget, acquire, fill, select },
-      message: `expected the trips mget ${mget}, acquire ${acquire}, fill ${fill}, select ${select}, but made mget 1, acquire 1, fill 1, select 1`,
+      message: `expected the trips mget ${mget}, acquire ${acquire}, fill ${fill}, select ${select}, load 0, but made mget 1, acquire 1, fill 1, select 1, load 0`,
     })
   })
 

@@ -1,0 +1,212 @@
+import type { Kysely, Selectable } from 'kysely'
+import { ModelError, OptionError } from './errors.ts'
+import { type CustomCache, createCustomCache } from './loaders/custom-cache.ts'
+import type { ModelCache } from './loaders/model-cache.ts'
+import type { Reader } from './loaders/reader.ts'
+import { type CustomLoad, defineCustom } from './models/custom.ts'
+import { fieldList } from './models/model.ts'
+import { defineShape, type Shape } from './models/shape.ts'
+import type { FieldName, TableName } from './models/types.ts'
+import { checkOptionNames, type Duration, durationMs } from './options.ts'
+
+/** A model of this cache, as the declarations of custom caches take it. */
+export interface ModelOf<TB, Result> {
+  readonly name: TB
+  readonly cache: ModelCache<never, never, Result>
+}
+
+/** Key fields with the types of their columns. */
+export type CustomKey<DB, TB extends TableName<DB>, Fields extends readonly string[]> = {
+  readonly [F in Fields[number]]: Selectable<DB[TB]>[F & FieldName<DB, TB>]
+}
+
+/** The same, in the order of the fields. */
+export type PositionalKey<DB, TB extends TableName<DB>, Fields extends readonly string[]> = {
+  -readonly [I in keyof Fields]: Selectable<DB[TB]>[Fields[I] & FieldName<DB, TB>]
+}
+
+export interface CustomOptions<
+  DB,
+  TB extends TableName<DB>,
+  Fields extends readonly FieldName<DB, TB>[],
+  Result,
+> {
+  /** Stands in cache keys, errors and metrics; unique within the cache. */
+  readonly name: string
+  /** Writes to rows of its table, with the key's values before or after, invalidate the key. */
+  readonly model: ModelOf<TB, Result>
+  readonly keyFields: Fields
+  /** Default: that of the model. */
+  readonly ttl?: Duration | undefined
+  /** How long it is kept that there is nothing. Default: `ttl`, at most `'1h'`. */
+  readonly negativeTtl?: Duration | undefined
+  /** Raise it when `load` makes something else of the same rows. 0 to 65000, default 0. */
+  readonly version?: number | undefined
+}
+
+/** One of `load` and `loadOne`. What they load has to follow from the rows of the model with the key's values. */
+export type CustomLoader<DB, Key, Value> = { readonly loadTimeout?: Duration | undefined } & (
+  | {
+      /** Takes all keys of a wave. One result for each, in their order; null: nothing; an Error: for that key alone. */
+      load(keys: readonly Key[], context: LoadContext<DB>): Promise<readonly (Value | Error | null)[]>
+      readonly loadOne?: undefined
+    }
+  | {
+      loadOne(key: Key, context: LoadContext<DB>): Promise<Value | null>
+      readonly load?: undefined
+    }
+)
+
+export interface LoadContext<DB> {
+  /** To load through: inside `cache.transaction` it is that transaction. */
+  readonly db: Kysely<DB>
+}
+
+type Cached<DB, TB extends TableName<DB>, Fields extends readonly FieldName<DB, TB>[], Value> = CustomCache<
+  CustomKey<DB, TB, Fields>,
+  PositionalKey<DB, TB, Fields>,
+  Value
+>
+
+export interface CustomCaches<DB> {
+  /**
+   * A cache of one value per key: what `load` makes of it (say, the primary avatar of a user), or the one row with the
+   * key. Null, cached as well, where there is none.
+   *
+   * @throws OptionError, ModelError for a name that is taken
+   */
+  instance<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Value>(
+    options: CustomOptions<DB, TB, Fields, Result> & CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
+  ): Cached<DB, TB, Fields, Value | null>
+  instance<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
+    options: CustomOptions<DB, TB, Fields, Result>,
+  ): Cached<DB, TB, Fields, Result | null>
+
+  /**
+   * A cache of what `load` makes of the rows with a key (ids, a sum, anything that can be stored), or of these rows, in
+   * the model's order. With `single` and no `load`, of the first of them, or null.
+   *
+   * @throws OptionError, ModelError for a name that is taken
+   */
+  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Value>(
+    options: CustomOptions<DB, TB, Fields, Result> & CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
+  ): Cached<DB, TB, Fields, Value | null>
+  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
+    options: CustomOptions<DB, TB, Fields, Result> & { readonly single: true },
+  ): Cached<DB, TB, Fields, Result | null>
+  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
+    options: CustomOptions<DB, TB, Fields, Result> & { readonly single?: false | undefined },
+  ): Cached<DB, TB, Fields, readonly Result[]>
+
+  /** A cache of whether there are rows with a key. @throws OptionError, ModelError for a name that is taken */
+  exists<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
+    options: CustomOptions<DB, TB, Fields, Result>,
+  ): Cached<DB, TB, Fields, boolean>
+
+  /** A cache of how many rows there are with a key. @throws OptionError, ModelError for a name that is taken */
+  count<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
+    options: CustomOptions<DB, TB, Fields, Result>,
+  ): Cached<DB, TB, Fields, number>
+}
+
+/** Options as they come in, of all kinds. */
+interface Given {
+  readonly name: string
+  readonly model: object
+  readonly keyFields: readonly string[]
+  readonly ttl?: Duration
+  readonly negativeTtl?: Duration
+  readonly version?: number
+  readonly single?: boolean
+  readonly load?: Load
+  readonly loadOne?: (key: never, context: { readonly db: never }) => Promise<unknown>
+  readonly loadTimeout?: Duration
+}
+
+type Load = Extract<CustomLoad, { kind: 'load' }>['load']
+
+/** How a declared model is looked up, and given one shape more. */
+export interface Declared {
+  readonly reader: Reader
+  extend(shape: Shape): void
+}
+
+const COMMON = ['name', 'model', 'keyFields', 'ttl', 'negativeTtl', 'version']
+const LOADING = ['load', 'loadOne', 'loadTimeout']
+
+/** @param declared the models of this cache */
+export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>): CustomCaches<DB> {
+  const names = new Set<string>()
+
+  function declare(given: Given, known: readonly string[], shapeFor: (model: Declared) => Shape): unknown {
+    const { name } = given
+    if (typeof name !== 'string' || name === '') throw new OptionError('name', 'the name of the cache', name)
+    checkOptionNames(name, given, known)
+    const model = declared.get(given.model)
+    if (!model) throw new OptionError(`${name}.model`, 'a model of this cache', given.model)
+    if (names.has(name))
+      throw new ModelError(model.reader.definition.name, `cache '${name}' is declared twice`)
+    const shape = shapeFor(model)
+    names.add(name)
+    if (!model.reader.definition.shapes.includes(shape)) model.extend(shape)
+    return createCustomCache(name, model.reader, shape)
+  }
+
+  const custom = (given: Given, known: readonly string[], load: () => CustomLoad) =>
+    declare(given, known, ({ reader }) => defineCustom(reader.definition, given, load()))
+
+  /** Rows are the model's own, so they are shared with its own lookups. */
+  const rows = (given: Given, known: readonly string[], kind: 'key' | 'filter') =>
+    declare(given, known, ({ reader: { definition } }) => {
+      const fields = fieldList(`${given.name}.keyFields`, given.keyFields)
+      for (const option of ['ttl', 'negativeTtl', 'version'] as const) {
+        if (given[option] !== undefined)
+          throw new OptionError(
+            `${given.name}.${option}`,
+            'left out without load: rows have those of their model',
+            given[option],
+          )
+      }
+      const shapes = kind === 'key' ? definition.keyShapes : definition.filterShapes
+      const same = (shape: Shape) =>
+        shape.fields.length === fields.length && shape.fields.every((field) => fields.includes(field))
+      return shapes.find(same) ?? defineShape(kind, fields)
+    })
+
+  const caches = {
+    instance: (given: Given) =>
+      loads(given) ? custom(given, [...COMMON, ...LOADING], () => loadOf(given)) : rows(given, COMMON, 'key'),
+    queryset(given: Given) {
+      if (loads(given)) return custom(given, [...COMMON, ...LOADING], () => loadOf(given))
+      if (given.single) return custom(given, [...COMMON, 'single'], () => ({ kind: 'first' }))
+      return rows(given, [...COMMON, 'single'], 'filter')
+    },
+    exists: (given: Given) => custom(given, COMMON, () => ({ kind: 'exists' })),
+    count: (given: Given) => custom(given, COMMON, () => ({ kind: 'count' })),
+  }
+  return caches as unknown as CustomCaches<DB>
+}
+
+function loads({ load, loadOne, loadTimeout }: Given): boolean {
+  return load !== undefined || loadOne !== undefined || loadTimeout !== undefined
+}
+
+function loadOf({ name, load, loadOne, loadTimeout }: Given): CustomLoad {
+  const timeoutMs = durationMs(`${name}.loadTimeout`, loadTimeout ?? '10s')
+  if ((load === undefined) === (loadOne === undefined) || typeof (load ?? loadOne) !== 'function')
+    throw new OptionError(`${name}.load`, 'a function, or loadOne in its place', load)
+  if (load) return { kind: 'load', load, timeoutMs }
+  const one = async (key: unknown, context: { readonly db: never }) => {
+    try {
+      return await loadOne?.(key as never, context)
+    } catch (error) {
+      // Only this key's.
+      return error instanceof Error ? error : new Error(String(error))
+    }
+  }
+  return {
+    kind: 'load',
+    load: (keys, context) => Promise.all(keys.map((key) => one(key, context))),
+    timeoutMs,
+  }
+}

@@ -1,0 +1,50 @@
+import { InvalidKeyError } from '../errors.ts'
+import { keyAddressed } from '../models/custom.ts'
+import type { Shape } from '../models/shape.ts'
+import type { Target } from '../models/target.ts'
+import type { Query } from './model-cache.ts'
+import { forgetEverywhere, type Reader } from './reader.ts'
+
+/**
+ * Looks up what a custom cache has for a key: `EventOnSlug({ slug })`, or positional, in the order of `keyFields`,
+ * `EventOnSlug(slug)`. The query it returns looks up when it is resolved, in the scope and the wave of that moment.
+ */
+export interface CustomCache<Key extends object, Positional extends readonly unknown[], Value> {
+  (key: Key): Query<Value>
+  (...key: Positional): Query<Value>
+  /** As declared. */
+  readonly cacheName: string
+  /** What the memo of the current scope knows of a key, without any I/O; undefined when it is not known here. */
+  peek(key: Key): Value | undefined
+  /** Forgets a key, in the store and in the memo of the current scope. Rejects StoreUnavailableError. */
+  invalidate(key: Key): Promise<void>
+}
+
+/** @param shape of the model behind `reader` */
+export function createCustomCache<Key extends object, Positional extends readonly unknown[], Value>(
+  name: string,
+  reader: Reader,
+  shape: Shape,
+): CustomCache<Key, Positional, Value> {
+  const valuesOf = (given: readonly unknown[]) => keyAddressed(name, shape.fields, given)
+  const query = (...given: readonly unknown[]): Query<Value> => ({
+    resolveAsync: () => {
+      try {
+        return reader.lookUp(() => shape, valuesOf(given), 'null') as Promise<Value>
+      } catch (error) {
+        return Promise.reject(error)
+      }
+    },
+  })
+  return Object.assign(query, {
+    cacheName: name,
+    peek: (key: Key) => reader.peek(() => shape, valuesOf([key])) as Value | undefined,
+    async invalidate(key: Key) {
+      const target = (await reader.bound()).targets.get(shape) as Target
+      const address = target.addressOf(valuesOf([key]))
+      if (address.route === 'source')
+        throw new InvalidKeyError(name, shape.fields.join(', '), 'is of a type that is not cached')
+      await forgetEverywhere(reader.parts, { keys: [address.key], prefixes: [] })
+    },
+  })
+}

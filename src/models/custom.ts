@@ -1,0 +1,110 @@
+import { InvalidKeyError } from '../errors.ts'
+import { type Duration, durationMs, integerOption } from '../options.ts'
+import { escapeKeyPart } from './key.ts'
+import { fieldList, MAX_VERSION, type ModelDefinition } from './model.ts'
+import type { Shape } from './shape.ts'
+
+/**
+ * What a custom cache of a model loads for its keys: rows of the table, how many there are, or what the application
+ * makes of them.
+ */
+export type CustomLoad =
+  | { readonly kind: 'count' | 'exists' | 'first' }
+  | {
+      readonly kind: 'load'
+      /** One result per key, in their order: a value, null for none, an Error for that key alone, or doNotCache(value). */
+      readonly load: (
+        keys: readonly Readonly<Record<string, unknown>>[],
+        context: { readonly db: never },
+      ) => Promise<readonly unknown[]>
+      readonly timeoutMs: number
+    }
+
+/** A cache of values that are not the rows of a table, but made of them, by fields of one model. */
+export interface CustomDefinition {
+  readonly name: string
+  readonly load: CustomLoad
+  readonly ttlMs: number
+  readonly negativeTtlMs: number
+  readonly version: number
+}
+
+export interface CustomMeta {
+  readonly name: string
+  readonly keyFields: readonly string[]
+  readonly ttl?: Duration | undefined
+  readonly negativeTtl?: Duration | undefined
+  readonly version?: number | undefined
+}
+
+/**
+ * Checks and freezes a custom cache.
+ *
+ * @throws OptionError naming the option
+ */
+export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: CustomLoad): Shape {
+  const { name } = meta
+  const at = (option: string) => `${name}.${option}`
+  const ttlMs = meta.ttl === undefined ? model.ttlMs : durationMs(at('ttl'), meta.ttl)
+  const negativeTtlMs =
+    meta.negativeTtl === undefined
+      ? Math.min(ttlMs, 3_600_000)
+      : durationMs(at('negativeTtl'), meta.negativeTtl)
+  const fields = fieldList(at('keyFields'), meta.keyFields)
+  return Object.freeze({
+    kind: 'custom',
+    fields,
+    single: fields.length === 1 ? fields[0] : undefined,
+    // No shape of rows has '~' in its name.
+    name: `${escapeKeyPart(name)}~${fields.map(escapeKeyPart).join(',')}`,
+    custom: Object.freeze({
+      name,
+      load,
+      ttlMs,
+      negativeTtlMs,
+      version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
+    }),
+  })
+}
+
+/**
+ * The key of a custom cache by its fields, from an object, or from values in the order of the fields.
+ *
+ * @throws InvalidKeyError when fields are missing, or there are others
+ */
+export function keyAddressed(
+  name: string,
+  fields: readonly string[],
+  given: readonly unknown[],
+): Readonly<Record<string, unknown>> {
+  const [first] = given
+  const isObject = given.length === 1 && isPlain(first)
+  const values = isObject
+    ? first
+    : Object.fromEntries(given.map((value, i) => [fields[i] ?? `argument ${i + 1}`, value]))
+  const extra = Object.keys(values).find((field) => !fields.includes(field))
+  if (extra !== undefined)
+    throw new InvalidKeyError(name, extra, `is no key field of it; they are ${fields.join(', ')}`)
+  const missing = fields.find((field) => values[field] === undefined)
+  if (missing !== undefined) throw new InvalidKeyError(name, missing, 'must not be undefined')
+  return values
+}
+
+function isPlain(value: unknown): value is Readonly<Record<string, unknown>> {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype = Object.getPrototypeOf(value)
+  return prototype === Object.prototype || prototype === null
+}
+
+/** A loaded value that is answered, but not kept. */
+export class DoNotCache {
+  readonly value: unknown
+  constructor(value: unknown) {
+    this.value = value
+  }
+}
+
+/** For a custom `load`: answers this value, and does not cache it. */
+export function doNotCache<Value>(value: Value): Value {
+  return new DoNotCache(value) as Value
+}
