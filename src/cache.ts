@@ -13,7 +13,7 @@ import {
   NO_INVALIDATIONS,
   OutboxCleaner,
 } from './invalidation/party.ts'
-import { type InstallPlan, planModel } from './invalidation/recording.ts'
+import { type InstallPlan, planModels } from './invalidation/recording.ts'
 import { RELAY_DEFAULTS, Relay } from './invalidation/relay.ts'
 import { storedFormNumber } from './invalidation/stored-form.ts'
 import { runTransaction, type TransactionOptions } from './invalidation/transaction.ts'
@@ -202,7 +202,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
 
   const plan = async (): Promise<InstallPlan> => ({
     namespace,
-    models: (await binder.bindAll()).map(({ definition, table }) => planModel(definition, table)),
+    models: planModels(await binder.bindAll()),
     maxTouchedRows: settings.maxTouchedRows,
   })
 
@@ -222,7 +222,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       const binding = binder.add(definition)
       const reader = new Reader(parts, binding)
       const model = { name: table, cache: new ModelCache(reader) }
-      declared.set(model, { reader, extend: (shape) => binder.extend(binding, shape) })
+      declared.set(model, { reader, extend: (extended) => binder.extend(binding, extended) })
       return model as never
     },
     get modelNames() {

@@ -4,7 +4,7 @@ import { type CustomCache, createCustomCache } from './loaders/custom-cache.ts'
 import type { ModelCache } from './loaders/model-cache.ts'
 import type { Reader } from './loaders/reader.ts'
 import { type CustomLoad, defineCustom } from './models/custom.ts'
-import { fieldList } from './models/model.ts'
+import { fieldList, type ModelDefinition, withLinks, withShape } from './models/model.ts'
 import { defineShape, type Shape } from './models/shape.ts'
 import type { FieldName, TableName } from './models/types.ts'
 import { checkOptionNames, type Duration, durationMs } from './options.ts'
@@ -57,6 +57,18 @@ export type CustomLoader<DB, Key, Value> = { readonly loadTimeout?: Duration | u
     }
 )
 
+/** From the rows of the model before to those of this one. */
+export interface PathHop {
+  readonly model: ModelOf<string, unknown>
+  /** Fields of the model before, each with the field of this one that equals it. */
+  readonly on: Readonly<Record<string, string>>
+}
+
+/** A row of the last model of a path. */
+type EndOf<Path> = Path extends readonly [...unknown[], { readonly model: ModelOf<string, infer Result> }]
+  ? Result
+  : never
+
 export interface LoadContext<DB> {
   /** To load through: inside `cache.transaction` it is that transaction. */
   readonly db: Kysely<DB>
@@ -98,6 +110,34 @@ export interface CustomCaches<DB> {
     options: CustomOptions<DB, TB, Fields, Result> & { readonly single?: false | undefined },
   ): Cached<DB, TB, Fields, readonly Result[]>
 
+  /**
+   * A cache of the rows at the end of a path that begins at the rows with a key: `{ model: EventTag, on: { id: 'event_id' } }`
+   * leads to the event tags whose `event_id` is the `id`. Each row once, in the order of its model; with `single`, the
+   * first of them, or null. Writes to any table on the path invalidate it. Those of the path's last model and of those
+   * between cost its writers a statement more, which asks for the keys, unless the path is one hop from the key fields.
+   *
+   * @throws OptionError, ModelError for a name that is taken, or a model that is strict
+   */
+  related<
+    TB extends TableName<DB>,
+    const Fields extends readonly FieldName<DB, TB>[],
+    Result,
+    const Path extends readonly PathHop[],
+  >(
+    options: CustomOptions<DB, TB, Fields, Result> & { readonly path: Path; readonly single: true },
+  ): Cached<DB, TB, Fields, EndOf<Path> | null>
+  related<
+    TB extends TableName<DB>,
+    const Fields extends readonly FieldName<DB, TB>[],
+    Result,
+    const Path extends readonly PathHop[],
+  >(
+    options: CustomOptions<DB, TB, Fields, Result> & {
+      readonly path: Path
+      readonly single?: false | undefined
+    },
+  ): Cached<DB, TB, Fields, readonly EndOf<Path>[]>
+
   /** A cache of whether there are rows with a key. @throws OptionError, ModelError for a name that is taken */
   exists<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
     options: CustomOptions<DB, TB, Fields, Result>,
@@ -118,6 +158,7 @@ interface Given {
   readonly negativeTtl?: Duration
   readonly version?: number
   readonly single?: boolean
+  readonly path?: unknown
   readonly load?: Load
   readonly loadOne?: (key: never, context: { readonly db: never }) => Promise<unknown>
   readonly loadTimeout?: Duration
@@ -128,7 +169,7 @@ type Load = Extract<CustomLoad, { kind: 'load' }>['load']
 /** How a declared model is looked up, and given one shape more. */
 export interface Declared {
   readonly reader: Reader
-  extend(shape: Shape): void
+  extend(extended: (definition: ModelDefinition) => ModelDefinition): void
 }
 
 const COMMON = ['name', 'model', 'keyFields', 'ttl', 'negativeTtl', 'version']
@@ -148,7 +189,7 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
       throw new ModelError(model.reader.definition.name, `cache '${name}' is declared twice`)
     const shape = shapeFor(model)
     names.add(name)
-    if (!model.reader.definition.shapes.includes(shape)) model.extend(shape)
+    if (!model.reader.definition.shapes.includes(shape)) model.extend((before) => withShape(before, shape))
     return createCustomCache(name, model.reader, shape)
   }
 
@@ -181,10 +222,52 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
       if (given.single) return custom(given, [...COMMON, 'single'], () => ({ kind: 'first' }))
       return rows(given, [...COMMON, 'single'], 'filter')
     },
+    related(given: Given) {
+      const hops = pathOf(given, declared)
+      const cache = custom(given, [...COMMON, 'path', 'single'], () => ({
+        kind: 'related',
+        path: hops.map(({ hop }) => hop),
+        single: given.single === true,
+      }))
+      let before = declared.get(given.model) as Declared
+      for (const { hop, model } of hops) {
+        before.extend((definition) =>
+          withLinks(
+            definition,
+            hop.on.map(([field]) => field),
+          ),
+        )
+        model.extend((definition) =>
+          withLinks(
+            definition,
+            hop.on.map(([, field]) => field),
+          ),
+        )
+        before = model
+      }
+      return cache
+    },
     exists: (given: Given) => custom(given, COMMON, () => ({ kind: 'exists' })),
     count: (given: Given) => custom(given, COMMON, () => ({ kind: 'count' })),
   }
   return caches as unknown as CustomCaches<DB>
+}
+
+function pathOf({ name, model, path }: Given, declared: ReadonlyMap<object, Declared>) {
+  const at = `${name}.path`
+  const wanted = "a list of hops, such as [{ model: Post, on: { id: 'user_id' } }]"
+  if (!Array.isArray(path) || path.length === 0) throw new OptionError(at, wanted, path)
+  const owner = declared.get(model)?.reader.definition
+  if (owner?.consistency === 'strict')
+    throw new ModelError(owner.name, `is strict, and a related cache ('${name}') cannot be`)
+  return path.map((given: Partial<PathHop> | null) => {
+    const hop = declared.get(given?.model ?? {})
+    const on = Object.entries(given?.on ?? {})
+    const good = hop && on.length > 0 && on.every(([, after]) => typeof after === 'string' && after !== '')
+    if (!good) throw new OptionError(at, wanted, given)
+    const { reader } = hop
+    return { model: hop, hop: { model: reader.definition.name, on, definition: () => reader.definition } }
+  })
 }
 
 function loads({ load, loadOne, loadTimeout }: Given): boolean {

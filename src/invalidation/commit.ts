@@ -19,6 +19,8 @@ export type CommitStep<Party> =
    */
   | { readonly op: 'commit'; readonly intents: readonly Intents<Party>[] }
   | { readonly op: 'rollback' }
+  /** After COMMIT: the keys of dependent shapes. → {@link TouchedKeys}, all resolved */
+  | { readonly op: 'resolve'; readonly touched: TouchedKeys }
   /** → {@link Outcome} of the transaction, asked on another connection */
   | { readonly op: 'outcome'; readonly xid: string }
   | {
@@ -181,10 +183,12 @@ function* learnOutcome<Party>(xid: string | null): Generator<CommitStep<Party>, 
 }
 
 /** After COMMIT, before the call returns: no reader gets the old row from now on. */
-function* settle<Party>({ party, touched, rows }: Plan<Party>, token: string | null): Commit<Party> {
+function* settle<Party>({ party, touched: own, rows }: Plan<Party>, token: string | null): Commit<Party> {
+  let touched = own
   for (const ms of [0, ...CLEAR_WAITS]) {
     if (ms > 0) yield { op: 'sleep', ms }
     try {
+      if (touched.unresolved?.length) touched = yield { op: 'resolve', touched }
       yield { op: 'clear', party, touched, token, committed: true }
       yield { op: 'delete', party, rows }
       break

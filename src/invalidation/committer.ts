@@ -3,6 +3,7 @@ import { InstallError } from '../errors.ts'
 import { type Commit, type CommitStep, commitTransaction, UnknownOutcome } from './commit.ts'
 import { INTERNAL, outboxExists, type RunRaw, readOutcome, readOwnRows } from './outbox-rows.ts'
 import { clearTouched, type InvalidationParty } from './party.ts'
+import { resolveTouched } from './resolve.ts'
 
 /** A transaction that is about to be committed, on its own connection. */
 export interface OpenTransaction {
@@ -105,6 +106,8 @@ class CommitRun {
         return this.#transaction.rollback()
       case 'outcome':
         return readOutcome((this.#parties[0] as InvalidationParty).db, step.xid, this.#serverRun)
+      case 'resolve':
+        return resolveTouched(this.#transaction.run, step.touched)
       case 'clear':
         return this.#clear(step)
       case 'inForce':

@@ -9,7 +9,7 @@ import { diagnoseStore } from './doctor-store.ts'
 import { type Finding, fail, ok, warn } from './findings.ts'
 import { type InstallState, inspectInstall, type ModelState } from './inspect.ts'
 import { SCHEMA } from './outbox.ts'
-import { planModel } from './recording.ts'
+import { planModels } from './recording.ts'
 
 export type { Finding } from './findings.ts'
 
@@ -88,7 +88,7 @@ async function diagnoseModels({
       const plan = {
         namespace,
         maxTouchedRows,
-        models: bound.map(({ definition, table }) => planModel(definition, table)),
+        models: planModels(bound),
       }
       return installFindings(await inspectInstall(db, plan))
     },

@@ -53,7 +53,8 @@ export function inLockOrder(models: readonly ModelPlan[]): readonly ModelPlan[] 
 }
 
 export function recordingOf({ namespace, maxTouchedRows }: InstallPlan, model: ModelPlan): Recording {
-  return { namespace, maxTouchedRows, model: model.model, columns: model.columns, shapes: model.shapes }
+  const { table: _, ...recorded } = model
+  return { namespace, maxTouchedRows, ...recorded }
 }
 
 /**

@@ -107,8 +107,8 @@ async function execute(db: Database, statements: readonly string[]): Promise<voi
 /** The model as planned, and what is recorded of it besides. */
 function grown(plan: InstallPlan, model: ModelPlan, { recorded, columns }: ModelState): ModelPlan {
   if (!recorded) return model
-  const { columns: recordedColumns, shapes } = merge(recordingOf(plan, model), recorded, columns)
-  return { ...model, columns: recordedColumns, shapes }
+  const { columns: merged, shapes, dependents } = merge(recordingOf(plan, model), recorded, columns)
+  return { ...model, columns: merged, shapes, dependents }
 }
 
 /** @throws InstallError when it cannot be done */
@@ -141,8 +141,12 @@ function hasAllTriggers({ tables }: ModelState): boolean {
   return tables.every(({ triggers }) => Object.values(triggers).every((state) => state === 'installed'))
 }
 
-function isExact({ recorded }: ModelState, { columns, shapes }: ModelPlan): boolean {
-  return recorded?.columns.length === columns.length && recorded.shapes.length === shapes.length
+function isExact({ recorded }: ModelState, { columns, shapes, dependents }: ModelPlan): boolean {
+  return (
+    recorded?.columns.length === columns.length &&
+    recorded.shapes.length === shapes.length &&
+    recorded.dependents.length === dependents.length
+  )
 }
 
 function changes(plan: InstallPlan, before: InstallState, after: InstallState): string[] {

@@ -1,6 +1,10 @@
 import { ModelError } from '../errors.ts'
 import type { ColumnInfo, TableInfo } from '../models/column.ts'
+import type { Hop } from '../models/custom.ts'
 import type { ModelDefinition } from '../models/model.ts'
+import type { Shape } from '../models/shape.ts'
+import type { BackStep, Dependent } from '../models/touched.ts'
+import { quoteTable } from './sql-text.ts'
 
 /** What the triggers of a model record: the columns its keys are made of, and how. See `models/touched.ts`. */
 export interface Recording {
@@ -9,6 +13,8 @@ export interface Recording {
   /** The columns of all shapes, each once. */
   readonly columns: readonly RecordedColumn[]
   readonly shapes: readonly RecordedShape[]
+  /** Shapes of other models that are made of its rows too. Their `values` are names of columns. */
+  readonly dependents: readonly RecordedDependent[]
   /** A statement that writes more rows is recorded as one that wrote all of them. */
   readonly maxTouchedRows: number
 }
@@ -18,6 +24,10 @@ export interface RecordedColumn {
   readonly name: string
   /** The base type, as {@link ColumnInfo.type}. */
   readonly type: string
+}
+
+export interface RecordedDependent extends Omit<Dependent, 'values'> {
+  readonly values: readonly string[]
 }
 
 export interface RecordedShape {
@@ -33,28 +43,119 @@ export interface InstallPlan {
   readonly maxTouchedRows: number
 }
 
-export interface ModelPlan extends Pick<Recording, 'model' | 'columns' | 'shapes'> {
+export interface ModelPlan extends Pick<Recording, 'model' | 'columns' | 'shapes' | 'dependents'> {
   readonly table: { readonly schema: string; readonly name: string }
 }
 
-/** @throws ModelError when `table` lacks a declared field */
-export function planModel(definition: ModelDefinition, table: TableInfo): ModelPlan {
-  const columnOf = (field: string): ColumnInfo => {
-    const column = table.byField.get(field)
-    if (!column) throw new ModelError(definition.name, `the table has no column for field '${field}'`)
-    return column
+/** What a plan is made of. */
+export interface Described {
+  readonly definition: ModelDefinition
+  readonly table: TableInfo
+}
+
+/**
+ * What to record of all the models of a cache.
+ *
+ * @throws ModelError when a table lacks a declared field, or a related cache cannot be told of writes
+ */
+export function planModels(all: readonly Described[]): ModelPlan[] {
+  const byName = new Map(all.map((each) => [each.definition.name, each]))
+  const dependents = new Map<string, RecordedDependent[]>()
+  for (const owner of all) {
+    for (const shape of owner.definition.customShapes) {
+      const load = shape.custom?.load
+      if (load?.kind !== 'related') continue
+      const tables = [owner, ...load.path.map(({ model }) => byName.get(model) as Described)]
+      load.path.forEach(({ model }, i) => {
+        const list = dependents.get(model) ?? []
+        dependents.set(model, [...list, dependentOf(shape, load.path.slice(0, i + 1), tables)])
+      })
+    }
   }
+  return all.map((each) => planModel(each, dependents.get(each.definition.name) ?? []))
+}
+
+function planModel({ definition, table }: Described, dependents: readonly RecordedDependent[]): ModelPlan {
   const shapes = definition.shapes.map(({ name, fields }) => ({
     name,
-    columns: fields.map((field) => columnOf(field).name),
+    columns: fields.map((field) => columnOf({ definition, table }, field).name),
   }))
   const columns = new Map<string, RecordedColumn>()
-  for (const field of definition.shapes.flatMap((shape) => shape.fields)) {
-    const { name, type } = columnOf(field)
+  const linking = [...table.byField.values()].filter(({ name }) =>
+    dependents.some(({ values }) => values.includes(name)),
+  )
+  for (const { name, type } of [
+    ...definition.shapes.flatMap(({ fields }) =>
+      fields.map((field) => columnOf({ definition, table }, field)),
+    ),
+    ...linking,
+  ]) {
     columns.set(name, { name, type })
   }
   const { schema, name } = table
-  return { model: definition.name, table: { schema, name }, columns: [...columns.values()], shapes }
+  return {
+    model: definition.name,
+    table: { schema, name },
+    columns: [...columns.values()],
+    shapes,
+    dependents,
+  }
+}
+
+/** Whose text depends on what a session has set, see triggers.ts: the way back asks outside of the trigger. */
+const PRINTED_BY_SETTINGS = ['date', 'timestamp', 'timestamptz', 'interval', 'float4', 'float8', 'bytea']
+
+/**
+ * What a write to the last model of `path` has to know of a related cache.
+ *
+ * @param tables the model of the cache, then those of the path
+ */
+function dependentOf(shape: Shape, path: readonly Hop[], tables: readonly Described[]): RecordedDependent {
+  const owner = tables[0] as Described
+  const keys = shape.fields.map((field) => columnOf(owner, field))
+  const odd = keys.find(({ type }) => PRINTED_BY_SETTINGS.includes(type))
+  if (odd) {
+    throw new ModelError(
+      owner.definition.name,
+      `'${odd.field}' is a ${odd.type}, which cannot be a key field of the related cache '${shape.custom?.name}'`,
+    )
+  }
+  const written = tables[path.length] as Described
+  const last = path.at(-1) as Hop
+  const links = last.on.map(([before, after]) => ({
+    before: columnOf(tables[path.length - 1] as Described, before),
+    after: columnOf(written, after),
+  }))
+  const common = {
+    model: owner.definition.name,
+    shape: shape.name,
+    key: keys.map(({ name, type }) => [name, type] as const),
+  }
+  // The linking values are the key itself.
+  if (path.length === 1) {
+    const byKey = keys.map(({ name }) => links.find(({ before }) => before.name === name))
+    if (keys.length === links.length && byKey.every((link) => link && link.before.type === link.after.type))
+      return { ...common, values: byKey.map((link) => link?.after.name as string), steps: [] }
+  }
+  const steps: BackStep[] = []
+  for (let i = path.length - 1; i >= 0; i--) {
+    const on = (path[i] as Hop).on
+    const [here, next] = [tables[i] as Described, tables[i + 1] as Described]
+    steps.push({
+      table: quoteTable(here.table),
+      on: on.map(([before, after]) => {
+        const column = columnOf(here, before)
+        return [column.name, i === path.length - 1 ? column.sqlType : columnOf(next, after).name]
+      }),
+    })
+  }
+  return { ...common, values: links.map(({ after }) => after.name), steps }
+}
+
+function columnOf({ definition, table }: Described, field: string): ColumnInfo {
+  const column = table.byField.get(field)
+  if (!column) throw new ModelError(definition.name, `the table has no column for field '${field}'`)
+  return column
 }
 
 /** Whether everything that `wanted` records is recorded by `installed` too, to the same keys. */
@@ -63,7 +164,8 @@ export function covers(installed: Recording, wanted: Recording): boolean {
   const columnsOf = new Map(installed.shapes.map(({ name, columns }) => [name, columns]))
   return (
     wanted.columns.every(({ name, type }) => typeOf.get(name) === type) &&
-    wanted.shapes.every(({ name, columns }) => columnsOf.get(name)?.join('\0') === columns.join('\0'))
+    wanted.shapes.every(({ name, columns }) => columnsOf.get(name)?.join('\0') === columns.join('\0')) &&
+    wanted.dependents.every((dependent) => installed.dependents.some(isSame(dependent)))
   )
 }
 
@@ -77,9 +179,26 @@ export function merge(wanted: Recording, installed: Recording, live: ReadonlyMap
   const kept = installed.shapes.filter(
     ({ name, columns }) => !known.has(name) && columns.every((column) => live.has(column)),
   )
+  const dependents = installed.dependents.filter(
+    (dependent) =>
+      !wanted.dependents.some(isSame(dependent)) && dependent.values.every((column) => live.has(column)),
+  )
   const columns = new Map(wanted.columns.map((column) => [column.name, column]))
-  for (const name of kept.flatMap((shape) => shape.columns)) {
+  for (const name of [
+    ...kept.flatMap((shape) => shape.columns),
+    ...dependents.flatMap(({ values }) => values),
+  ]) {
     if (!columns.has(name)) columns.set(name, { name, type: live.get(name) as string })
   }
-  return { ...wanted, columns: [...columns.values()], shapes: [...wanted.shapes, ...kept] }
+  return {
+    ...wanted,
+    columns: [...columns.values()],
+    shapes: [...wanted.shapes, ...kept],
+    dependents: [...wanted.dependents, ...dependents],
+  }
+}
+
+function isSame(dependent: RecordedDependent) {
+  const text = JSON.stringify(dependent)
+  return (other: RecordedDependent) => JSON.stringify(other) === text
 }

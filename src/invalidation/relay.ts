@@ -3,10 +3,13 @@ import { type OutboxRow, type TouchedKeys, touchedKeys } from '../models/touched
 import { newToken } from '../stores/store.ts'
 import { deleteRows, outboxExists, readBacklog, takeRows } from './outbox-rows.ts'
 import { clearTouched, type InvalidationParty } from './party.ts'
+import { resolveTouched } from './resolve.ts'
 
 export type RelayStep =
   /** Locks committed rows that nobody else has locked, until the end of the turn. → `OutboxRow[]` */
   | { readonly op: 'take' }
+  /** The keys of dependent shapes. → {@link TouchedKeys}, all resolved */
+  | { readonly op: 'resolve'; readonly touched: TouchedKeys }
   | { readonly op: 'clear'; readonly touched: TouchedKeys }
   /** Deletes the rows, and ends the turn. */
   | { readonly op: 'delete'; readonly rows: readonly OutboxRow[] }
@@ -15,8 +18,10 @@ export type RelayStep =
 export function* relayTurn(): Generator<RelayStep, number, never> {
   const rows: readonly OutboxRow[] = yield { op: 'take' }
   if (rows.length === 0) return 0
+  let touched = touchedKeys(rows)
+  if (touched.unresolved?.length) touched = yield { op: 'resolve', touched }
   // First the store, then the outbox: a crash in between has the rows applied once more.
-  yield { op: 'clear', touched: touchedKeys(rows) }
+  yield { op: 'clear', touched }
   yield { op: 'delete', rows }
   return rows.length
 }
@@ -108,6 +113,8 @@ export class Relay {
         if (done) return step
         let answer: unknown
         if (step.op === 'take') answer = await takeRows(trx, namespace, this.#settings.batch, graceMs, floor)
+        else if (step.op === 'resolve')
+          answer = await resolveTouched((query) => trx.executeQuery(query), step.touched)
         else if (step.op === 'clear') await clearTouched(store, step.touched, null, true)
         else {
           await deleteRows(trx, step.rows)

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { INSTALL_VERSION, SCHEMA } from './outbox.ts'
-import type { ModelPlan, RecordedColumn, Recording } from './recording.ts'
+import type { ModelPlan, RecordedColumn, RecordedDependent, Recording } from './recording.ts'
 import { dollarQuote, quoteName, quoteTable, quoteText } from './sql-text.ts'
 
 /** The triggers of a table, and how `pg_trigger` describes them. */
@@ -69,12 +69,30 @@ function settingsOf(columns: readonly RecordedColumn[]): readonly string[] {
   ]
 }
 
-function functionBody({ namespace, model, columns, shapes, maxTouchedRows }: Recording): string {
+function functionBody({ namespace, model, columns, shapes, dependents, maxTouchedRows }: Recording): string {
   const position = new Map(columns.map(({ name }, i) => [name, i]))
   const header = JSON.stringify({
     columns: columns.map(({ name, type }) => [name, type]),
     shapes: shapes.map(({ name, columns: names }) => [name, ...names.map((each) => position.get(each))]),
+    ...(dependents.length > 0 && {
+      dependents: dependents.map((dependent) => ({
+        ...dependent,
+        values: dependent.values.map((each) => position.get(each)),
+      })),
+    }),
   })
+  // All of it was written, so all of what is made of it may be wrong.
+  const others = [...new Set(dependents.map((dependent) => dependent.model))].filter(
+    (other) => other !== model,
+  )
+  const alsoTouched =
+    others.length === 0
+      ? ''
+      : `
+  if touched is null then
+    insert into ${SCHEMA}.outbox (namespace, model, touched)
+    values ${others.map((other) => `(${quoteText(namespace)}, ${quoteText(other)}, null)`).join(', ')};
+  end if;`
   const textsOf = (table: string) => columns.map(({ name }) => `${table}.${quoteName(name)}::pg_catalog.text`)
   const tuplesOf = (table: string) =>
     `array(select array[${textsOf(table).join(', ')}] from ${table} limit ${maxTouchedRows + 1})`
@@ -123,7 +141,7 @@ begin
     end;
   end if;
   insert into ${SCHEMA}.outbox (namespace, model, touched)
-  values (${quoteText(namespace)}, ${quoteText(model)}, touched);
+  values (${quoteText(namespace)}, ${quoteText(model)}, touched);${alsoTouched}
   return null;
 end`
 }
@@ -135,12 +153,13 @@ export interface InstalledFunction extends Recording {
 
 /** The comment that tells later installations what is recorded. Later versions may add to it, but older ones must be able to read it. */
 export function functionComment(recording: Recording): string {
-  const { namespace, model, columns, shapes, maxTouchedRows } = recording
+  const { namespace, model, columns, shapes, dependents, maxTouchedRows } = recording
   return `Loadstone, install version ${INSTALL_VERSION}: ${JSON.stringify({
     namespace,
     model,
     columns: columns.map(({ name, type }) => [name, type]),
     shapes: shapes.map(({ name, columns: names }) => [name, ...names]),
+    dependents,
     maxTouchedRows,
   })}`
 }
@@ -160,6 +179,7 @@ export function parseFunctionComment(comment: string | null): InstalledFunction 
       model: told.model,
       columns: told.columns.map(([name, type]) => ({ name, type })),
       shapes: told.shapes.map(([name, ...columns]) => ({ name, columns })),
+      dependents: [...told.dependents],
       maxTouchedRows: told.maxTouchedRows,
     }
   } catch {
@@ -172,6 +192,7 @@ interface ToldByComment {
   readonly model: string
   readonly columns: readonly (readonly [string, string])[]
   readonly shapes: readonly (readonly [string, ...string[]])[]
+  readonly dependents: readonly RecordedDependent[]
   readonly maxTouchedRows: number
 }
 

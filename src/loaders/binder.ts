@@ -1,12 +1,7 @@
 import type { ValueType } from '../models/codec.ts'
-import {
-  type BoundModel,
-  bindModel,
-  customForm,
-  type ModelDefinition,
-  storedForm,
-  withShape,
-} from '../models/model.ts'
+import type { TableInfo } from '../models/column.ts'
+import type { CustomDefinition } from '../models/custom.ts'
+import { type BoundModel, bindModel, customForm, type ModelDefinition, storedForm } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
 import type { Source } from '../sources/source.ts'
 
@@ -57,9 +52,9 @@ export class Binder {
     return binding
   }
 
-  /** Adds a shape to a model. */
-  extend(binding: Binding, shape: Shape): void {
-    binding.definition = withShape(binding.definition, shape)
+  /** Has a model declared anew, with more than before. */
+  extend(binding: Binding, extended: (definition: ModelDefinition) => ModelDefinition): void {
+    binding.definition = extended(binding.definition)
     binding.bound = undefined
   }
 
@@ -107,13 +102,21 @@ export class Binder {
     const schemas = new Map<Shape, number>()
     for (const shape of customShapes) {
       const custom = shape.custom as NonNullable<Shape['custom']>
+      const form = customForm(shape.fields, custom, await this.#rowForm(custom, definition, table))
       // '~' keeps it apart from the forms of a table of that name.
-      schemas.set(shape, await numberOf(`~${custom.name}`, customForm(shape.fields, custom), custom.version))
+      schemas.set(shape, await numberOf(`~${custom.name}`, form, custom.version))
     }
     const bound = bindModel(this.#namespace, definition, table, schema, this.#valueTypes, schemas)
     // A shape that was added meanwhile is not in it.
     if (binding.definition !== definition) return this.#bind(binding)
     binding.bound = bound
     return bound
+  }
+
+  /** The stored form of the rows that a custom cache consists of. */
+  async #rowForm({ load }: CustomDefinition, owner: ModelDefinition, table: TableInfo): Promise<string> {
+    if (load.kind === 'first') return storedForm(owner, table)
+    const last = load.kind === 'related' ? load.path.at(-1)?.definition() : undefined
+    return last ? storedForm(last, await this.#source.describe(last)) : ''
   }
 }

@@ -1,5 +1,6 @@
 import { LoadError, messageOf, show } from '../errors.ts'
 import type { CustomLoad } from '../models/custom.ts'
+import type { ModelDefinition } from '../models/model.ts'
 import type { Target } from '../models/target.ts'
 import type { KeyTexts, Source } from '../sources/source.ts'
 
@@ -23,6 +24,11 @@ export async function runLoad(
       return (await source.count(model, shape, keys)).map((count) => count > 0)
     case 'first':
       return (await source.select(model, shape, keys)).map(([row]) => row ?? null)
+    case 'related': {
+      const last = load.path.at(-1)?.definition() as ModelDefinition
+      const lists = await source.related(model, shape, load.path, last, keys)
+      return load.single ? lists.map(([row]) => row ?? null) : lists
+    }
     case 'load':
       return loadThrough(source, name, load, values)
   }

@@ -11,6 +11,12 @@ import type { Shape } from './shape.ts'
 export type CustomLoad =
   | { readonly kind: 'count' | 'exists' | 'first' }
   | {
+      /** The rows at the end of the path, each once; with `single` the first of them. */
+      readonly kind: 'related'
+      readonly path: readonly Hop[]
+      readonly single: boolean
+    }
+  | {
       readonly kind: 'load'
       /** One result per key, in their order: a value, null for none, an Error for that key alone, or doNotCache(value). */
       readonly load: (
@@ -19,6 +25,16 @@ export type CustomLoad =
       ) => Promise<readonly unknown[]>
       readonly timeoutMs: number
     }
+
+/** From the rows of one model to those of the next. */
+export interface Hop {
+  /** As declared. */
+  readonly model: string
+  /** Of the model, as it is declared by now. */
+  definition(): ModelDefinition
+  /** Pairs of fields that are equal: of the model before, and of this one. */
+  readonly on: readonly (readonly [before: string, after: string])[]
+}
 
 /** A cache of values that are not the rows of a table, but made of them, by fields of one model. */
 export interface CustomDefinition {

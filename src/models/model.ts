@@ -52,6 +52,8 @@ export interface ModelDefinition {
   /** Those of custom caches. */
   readonly customShapes: readonly Shape[]
   readonly shapes: readonly Shape[]
+  /** Fields that link its rows to those of other models on the path of a related cache. */
+  readonly linkFields: readonly string[]
   readonly primaryKey: readonly string[]
   readonly columns: readonly string[] | undefined
   readonly orderBy: readonly { readonly field: string; readonly direction: 'asc' | 'desc' }[]
@@ -111,6 +113,7 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     filterShapes,
     customShapes: [],
     shapes,
+    linkFields: [],
     primaryKey,
     columns,
     orderBy: orderOf(at('orderBy'), meta.orderBy ?? [], primaryKey),
@@ -131,6 +134,11 @@ export function withShape(model: ModelDefinition, shape: Shape): ModelDefinition
     [list]: [...model[list], shape],
     shapes: [...model.shapes, shape],
   })
+}
+
+/** The model, whose table is also asked for these fields. */
+export function withLinks(model: ModelDefinition, fields: readonly string[]): ModelDefinition {
+  return Object.freeze({ ...model, linkFields: [...new Set([...model.linkFields, ...fields])] })
 }
 
 function strictnessOf(
@@ -376,9 +384,18 @@ function isInteger([column, ...others]: readonly ColumnInfo[]): boolean {
   return others.length === 0 && column !== undefined && ['int2', 'int4', 'int8'].includes(column.type)
 }
 
-/** What of a custom cache decides the meaning of its stored bytes, as a text to compare. */
-export function customForm(fields: readonly string[], { name, version, load }: CustomDefinition): string {
-  return JSON.stringify(['custom', name, fields, version, load.kind])
+/**
+ * What of a custom cache decides the meaning of its stored bytes, as a text to compare.
+ *
+ * @param rows the stored form of the rows it consists of, if it does
+ */
+export function customForm(
+  fields: readonly string[],
+  { name, version, load }: CustomDefinition,
+  rows = '',
+): string {
+  const path = load.kind === 'related' ? [load.path, load.single] : []
+  return JSON.stringify(['custom', name, fields, version, load.kind, ...path, rows])
 }
 
 /** What of a model decides the meaning of its stored bytes, as a text to compare. */

@@ -27,7 +27,11 @@ interface CatalogTable {
  */
 export async function describeTable(db: Database, model: ModelDefinition): Promise<TableInfo> {
   const fields = [
-    ...new Set([...model.shapes.flatMap((shape) => shape.fields), ...model.orderBy.map((o) => o.field)]),
+    ...new Set([
+      ...model.shapes.flatMap((shape) => shape.fields),
+      ...model.linkFields,
+      ...model.orderBy.map((o) => o.field),
+    ]),
   ]
   const names = physicalNames(db, model, fields)
   try {

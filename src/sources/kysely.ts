@@ -1,5 +1,6 @@
 import { expressionBuilder, type SelectQueryBuilder, sql } from 'kysely'
 import type { ColumnInfo, TableInfo } from '../models/column.ts'
+import type { Hop } from '../models/custom.ts'
 import type { BoundModel, ModelDefinition } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
 import type { Database, Tables } from './database.ts'
@@ -13,6 +14,10 @@ const KEY = 'loadstonekey'
 const ORDINAL = 'loadstoneord'
 const COUNT = 'loadstonecount'
 
+/** For parts of statements: plugins would transform a part by itself, and then once more as a part of the whole. */
+const WITHOUT_PLUGINS = expressionBuilder<Tables>()
+
+type Builder = Pick<typeof WITHOUT_PLUGINS, 'selectFrom'>
 type From = SelectQueryBuilder<Tables, string, Record<string, unknown>>
 
 /** Rows from Postgres (`pg`, PGlite) through Kysely, its plugins and type parsers included. */
@@ -32,12 +37,43 @@ export class KyselySource implements Source {
   }
 
   async select(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<ResultRow[][]> {
-    const query = this.#results(this.#matches(model, shape, keys), model, shape)
+    const query = this.#results(this.#matches(this.#db, model, shape, keys), model.definition, shape.kind)
     return byKey(await query.execute(), keys.length)
   }
 
+  async related(
+    model: BoundModel,
+    shape: Shape,
+    path: readonly Hop[],
+    last: ModelDefinition,
+    keys: readonly KeyTexts[],
+  ): Promise<ResultRow[][]> {
+    let from = this.#matches(WITHOUT_PLUGINS, model, shape, keys)
+    let before = ROW
+    for (const [i, { model: table, on }] of path.slice(0, -1).entries()) {
+      const here = `loadstonehop${letter(i)}`
+      const left = before
+      from = from.innerJoin(`${table} as ${here}`, (join) =>
+        on.reduce((joined, [a, b]) => joined.on(isEqual(`${left}.${a}`, `${here}.${b}`)), join),
+      ) as unknown as From
+      before = here
+    }
+    const { on } = path.at(-1) as Hop
+    const link = (i: number) => `loadstonelink${letter(i)}`
+    // Each of them once: the rows that they lead to are then told apart by them.
+    const links = from
+      .select([ordinal(), ...on.map(([a], i) => sql`${sql.ref(`${before}.${a}`)}`.as(link(i)))])
+      .distinct()
+    const query = this.#db
+      .selectFrom(links.as(KEY))
+      .innerJoin(`${last.name} as ${ROW}`, (join) =>
+        on.reduce((joined, [, b], i) => joined.on(isEqual(`${KEY}.${link(i)}`, `${ROW}.${b}`)), join),
+      )
+    return byKey(await this.#results(query as unknown as From, last, 'filter').execute(), keys.length)
+  }
+
   async count(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<number[]> {
-    const rows = await this.#matches(model, shape, keys)
+    const rows = await this.#matches(this.#db, model, shape, keys)
       .select([ordinal(), sql<number>`count(*)::int4`.as(COUNT)])
       .groupBy(sql.raw(`${KEY}.${ORDINAL}`))
       .execute()
@@ -47,16 +83,16 @@ export class KyselySource implements Source {
   }
 
   /** The keys, each joined to its rows. */
-  #matches(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): From {
+  #matches(db: Builder, model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): From {
     const masks = nullMasks(keys)
     return masks.length === 1 && masks[0] === 0
-      ? this.#equal(model, shape, keys)
-      : this.#withNulls(model, shape, keys, masks)
+      ? this.#equal(db, model, shape, keys)
+      : this.#withNulls(db, model, shape, keys, masks)
   }
 
   /** The usual statement: one index lookup per key, and the same text whatever the number of keys. */
-  #equal(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): From {
-    const query = this.#db
+  #equal(db: Builder, model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): From {
+    const query = db
       .selectFrom(keyTable(shape, keys))
       .innerJoin(`${model.definition.name} as ${ROW}`, (join) =>
         shape.fields.reduce(
@@ -71,9 +107,14 @@ export class KyselySource implements Source {
    * With NULLs among the keys, a branch per set of NULL columns: `=` and `IS NULL` each use an index, where
    * `IS NOT DISTINCT FROM` uses none.
    */
-  #withNulls(model: BoundModel, shape: Shape, keys: readonly KeyTexts[], masks: readonly number[]) {
-    // Not `this.#db`: plugins would transform a branch by itself, and then once more as a part of the statement.
-    const { selectFrom } = expressionBuilder<Tables>()
+  #withNulls(
+    db: Builder,
+    model: BoundModel,
+    shape: Shape,
+    keys: readonly KeyTexts[],
+    masks: readonly number[],
+  ): From {
+    const { selectFrom } = WITHOUT_PLUGINS
     const branch = (mask: number) =>
       shape.fields.reduce(
         (query, field, i) =>
@@ -86,17 +127,16 @@ export class KyselySource implements Source {
       )
     const [first, ...rest] = masks.map(branch) as [ReturnType<typeof branch>, ...ReturnType<typeof branch>[]]
     const union = rest.reduce((query, other) => query.unionAll(other), first)
-    const query = this.#db
+    const query = db
       .selectFrom(keyTable(shape, keys))
       .innerJoinLateral(union.as(ROW), (join) => join.onTrue())
     return query as unknown as From
   }
 
-  #results(from: From, model: BoundModel, shape: Shape) {
-    const { columns, orderBy } = model.definition
+  #results(from: From, { columns, orderBy }: ModelDefinition, kind: Shape['kind']) {
     const query = columns ? from.select(columns.map((field) => `${ROW}.${field}`)) : from.selectAll(ROW)
     const numbered = query.select(ordinal())
-    if (shape.kind === 'key') return numbered
+    if (kind === 'key') return numbered
     return orderBy.reduce(
       // As a plain text, a name with a blank in it would be taken apart into a name and a direction.
       (ordered, { field, direction }) => ordered.orderBy(sql.ref(`${ROW}.${field}`), direction),
@@ -116,6 +156,15 @@ function keyTable(shape: Shape, keys: readonly KeyTexts[]) {
   return sql<Record<string, unknown>>`unnest(${sql.join(arrays)}) with ordinality`.as<typeof KEY>(
     sql`${sql.raw(KEY)}(${names})`,
   )
+}
+
+/** Names without digits and underscores, which naming plugins leave alone. */
+function letter(i: number): string {
+  return String.fromCharCode(97 + i)
+}
+
+function isEqual(a: string, b: string) {
+  return sql<boolean>`${sql.ref(a)} = ${sql.ref(b)}`
 }
 
 function ordinal() {

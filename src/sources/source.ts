@@ -1,4 +1,5 @@
 import type { TableInfo } from '../models/column.ts'
+import type { Hop } from '../models/custom.ts'
 import type { BoundModel, ModelDefinition } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
 
@@ -23,6 +24,19 @@ export interface Source {
 
   /** As `select`, but only how many rows there are. */
   count(model: BoundModel, shape: Shape, keys: readonly KeyTexts[]): Promise<number[]>
+
+  /**
+   * The rows at the end of a path that begins at the rows with a key, each once per key, in the order of their model.
+   *
+   * @param last the model at the end of the path
+   */
+  related(
+    model: BoundModel,
+    shape: Shape,
+    path: readonly Hop[],
+    last: ModelDefinition,
+    keys: readonly KeyTexts[],
+  ): Promise<ResultRow[][]>
 
   /** What functions of the application load through: the Kysely instance, or a transaction. */
   readonly db: unknown

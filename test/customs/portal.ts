@@ -54,6 +54,10 @@ export interface Portal {
   readonly models: ReturnType<typeof declareModels>
   /** SQL by another program, applied by the relay before it returns. */
   elsewhere(statement: string): Promise<void>
+  /** Of the database; undefined for PGlite. */
+  readonly databaseUrl?: string
+  /** Another Kysely on the same server, of so many connections. */
+  withPool(max: number): Kysely<PortalTables>
   /** Another cache of the same namespace, as another process has it. It has to declare its own models. */
   another(options?: Partial<CacheOptions<PortalTables>>): Cache<PortalTables>
   close(): Promise<void>
@@ -87,6 +91,9 @@ async function open(
   }
   const cache = another()
   return {
+    withPool() {
+      throw new Error('PGlite has one connection')
+    },
     db: options.db,
     options,
     cache,
@@ -106,19 +113,26 @@ async function open(
 async function onServers(): Promise<Portal> {
   const database = await createTestDatabase()
   const { redis, namespace } = testRedis()
-  const pool = new Pool({ connectionString: database.url })
-  // Dropping the database ends what is left of the pool, which pg tells each client.
-  pool.on('error', () => {})
-  pool.on('connect', (client) => client.on('error', () => {}))
-  const db = new Kysely<PortalTables>({ dialect: withInvalidation(new PostgresDialect({ pool })) })
-  return open(
+  const opened: Kysely<PortalTables>[] = []
+  const withPool = (max: number) => {
+    const pool = new Pool({ connectionString: database.url, max })
+    // Dropping the database ends what is left of the pool, which pg tells each client.
+    pool.on('error', () => {})
+    pool.on('connect', (client) => client.on('error', () => {}))
+    const db = new Kysely<PortalTables>({ dialect: withInvalidation(new PostgresDialect({ pool })) })
+    opened.push(db)
+    return db
+  }
+  const db = withPool(10)
+  const portal = await open(
     { db, redis, namespace, relay: false, storeTimeout: '5s' },
     (statement) => database.pool.query(statement),
     async () => {
-      await db.destroy()
+      for (const each of opened) await each.destroy()
       await database.drop()
     },
   )
+  return { ...portal, withPool, databaseUrl: database.url }
 }
 
 /** One for all tests of a file, as it takes a second to start. */

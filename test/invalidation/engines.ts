@@ -2,7 +2,7 @@ import { PGlite } from '@electric-sql/pglite'
 import { citext } from '@electric-sql/pglite/contrib/citext'
 import { Kysely, PGliteDialect, PostgresDialect, sql } from 'kysely'
 import type { Connection, Submittable } from 'pg'
-import { type InstallPlan, planModel } from '../../src/invalidation/recording.ts'
+import { type InstallPlan, planModels } from '../../src/invalidation/recording.ts'
 import { defineModel, type ModelMeta } from '../../src/models/model.ts'
 import type { Touched } from '../../src/models/touched.ts'
 import type { Database } from '../../src/sources/database.ts'
@@ -83,12 +83,12 @@ export async function planOf(
   models: Readonly<Record<string, ModelMeta>>,
   { namespace = 'shop', maxTouchedRows = 10_000 } = {},
 ): Promise<InstallPlan> {
-  const plans = []
+  const described = []
   for (const [name, meta] of Object.entries(models)) {
     const definition = defineModel(name, meta)
-    plans.push(planModel(definition, await describeTable(db, definition)))
+    described.push({ definition, table: await describeTable(db, definition) })
   }
-  return { namespace, models: plans, maxTouchedRows }
+  return { namespace, models: planModels(described), maxTouchedRows }
 }
 
 export interface Recorded {

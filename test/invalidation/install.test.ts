@@ -117,6 +117,7 @@ describe.each(Object.entries(ENGINES))('installing on %s', (name, openEngine) =>
           table: { schema: 'public', name: 'things' },
           columns: [{ name: 'id', type: 'int4' }],
           shapes: [{ name: 'id', columns: ['id'] }],
+          dependents: [],
         }
         const impossible = { ...plan, models: [...plan.models, things] }
         const error = await install(db, impossible).catch((reason: unknown) => reason)
