@@ -4,7 +4,13 @@ import { type CustomCache, createCustomCache } from './loaders/custom-cache.ts'
 import type { ModelCache } from './loaders/model-cache.ts'
 import type { Reader } from './loaders/reader.ts'
 import { type CustomLoad, defineCustom } from './models/custom.ts'
-import { fieldList, type ModelDefinition, withLinks, withShape } from './models/model.ts'
+import {
+  fieldList,
+  type InvalidationMode,
+  type ModelDefinition,
+  withLinks,
+  withShape,
+} from './models/model.ts'
 import { defineShape, type Shape } from './models/shape.ts'
 import type { FieldName, TableName } from './models/types.ts'
 import { checkOptionNames, type Duration, durationMs } from './options.ts'
@@ -40,6 +46,10 @@ export interface CustomOptions<
   readonly ttl?: Duration | undefined
   /** How long it is kept that there is nothing. Default: `ttl`, at most `'1h'`. */
   readonly negativeTtl?: Duration | undefined
+  /** What writes do to what is cached. Default: that of the model. */
+  readonly invalidation?: InvalidationMode | undefined
+  /** For `invalidation: 'mark-stale'`: how long the old answer may be given after a write. */
+  readonly staleFor?: Duration | undefined
   /** Raise it when `load` makes something else of the same rows. 0 to 65000, default 0. */
   readonly version?: number | undefined
 }
@@ -157,6 +167,8 @@ interface Given {
   readonly ttl?: Duration
   readonly negativeTtl?: Duration
   readonly version?: number
+  readonly invalidation?: InvalidationMode
+  readonly staleFor?: Duration
   readonly single?: boolean
   readonly path?: unknown
   readonly load?: Load
@@ -172,7 +184,7 @@ export interface Declared {
   extend(extended: (definition: ModelDefinition) => ModelDefinition): void
 }
 
-const COMMON = ['name', 'model', 'keyFields', 'ttl', 'negativeTtl', 'version']
+const COMMON = ['name', 'model', 'keyFields', 'ttl', 'negativeTtl', 'version', 'invalidation', 'staleFor']
 const LOADING = ['load', 'loadOne', 'loadTimeout']
 
 /** @param declared the models of this cache */
@@ -200,7 +212,7 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
   const rows = (given: Given, known: readonly string[], kind: 'key' | 'filter') =>
     declare(given, known, ({ reader: { definition } }) => {
       const fields = fieldList(`${given.name}.keyFields`, given.keyFields)
-      for (const option of ['ttl', 'negativeTtl', 'version'] as const) {
+      for (const option of ['ttl', 'negativeTtl', 'version', 'invalidation', 'staleFor'] as const) {
         if (given[option] !== undefined)
           throw new OptionError(
             `${given.name}.${option}`,

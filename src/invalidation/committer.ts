@@ -163,7 +163,7 @@ class CommitRun {
     const cleared = clearTouched(party.store, touched, token, committed)
     try {
       await cleared
-      if (committed) party.counters.cleared += touched.keys.length
+      if (committed) party.counters.cleared += touched.keys.length + (touched.stale?.size ?? 0)
     } catch (error) {
       if (committed) party.counters.deferred++
       throw error

@@ -42,11 +42,12 @@ export const NO_INVALIDATIONS: InvalidationCounters = Object.freeze({
 /** Clears what writes made wrong, whole models included. */
 export async function clearTouched(
   store: CacheStore,
-  { keys, prefixes }: TouchedKeys,
+  { keys, prefixes, stale }: TouchedKeys,
   token: string | null,
   committed: boolean,
 ): Promise<void> {
   if (keys.length > 0) await store.clear(keys, token, committed)
+  if (committed && stale && stale.size > 0) await store.markStale(stale)
   for (const prefix of prefixes) await store.clearPrefix(prefix)
 }
 

@@ -1,7 +1,7 @@
 import { ModelError } from '../errors.ts'
 import type { ColumnInfo, TableInfo } from '../models/column.ts'
-import type { Hop } from '../models/custom.ts'
-import type { ModelDefinition } from '../models/model.ts'
+import type { CustomDefinition, Hop } from '../models/custom.ts'
+import { type Invalidation, invalidationOfShape, type ModelDefinition } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
 import type { BackStep, Dependent } from '../models/touched.ts'
 import { quoteTable } from './sql-text.ts'
@@ -34,6 +34,8 @@ export interface RecordedShape {
   readonly name: string
   /** Names of columns. */
   readonly columns: readonly string[]
+  /** If its entries are marked stale: how long they may be answered, ms. */
+  readonly staleForMs?: number
 }
 
 /** What to install: for each model its table, and what to record of it. */
@@ -64,7 +66,7 @@ export function planModels(all: readonly Described[]): ModelPlan[] {
   for (const owner of all) {
     for (const shape of owner.definition.customShapes) {
       const load = shape.custom?.load
-      if (load?.kind !== 'related') continue
+      if (load?.kind !== 'related' || shape.custom?.invalidation.mode === 'off') continue
       const tables = [owner, ...load.path.map(({ model }) => byName.get(model) as Described)]
       load.path.forEach(({ model }, i) => {
         const list = dependents.get(model) ?? []
@@ -72,22 +74,27 @@ export function planModels(all: readonly Described[]): ModelPlan[] {
       })
     }
   }
-  return all.map((each) => planModel(each, dependents.get(each.definition.name) ?? []))
+  return (
+    all
+      .map((each) => planModel(each, dependents.get(each.definition.name) ?? []))
+      // Of a model that is not to be invalidated, there is nothing to record.
+      .filter(({ shapes, dependents: others }) => shapes.length + others.length > 0)
+  )
 }
 
 function planModel({ definition, table }: Described, dependents: readonly RecordedDependent[]): ModelPlan {
-  const shapes = definition.shapes.map(({ name, fields }) => ({
-    name,
-    columns: fields.map((field) => columnOf({ definition, table }, field).name),
+  const recorded = definition.shapes.filter((shape) => invalidationOfShape(definition, shape).mode !== 'off')
+  const shapes = recorded.map((shape) => ({
+    name: shape.name,
+    columns: shape.fields.map((field) => columnOf({ definition, table }, field).name),
+    ...staleness(invalidationOfShape(definition, shape)),
   }))
   const columns = new Map<string, RecordedColumn>()
   const linking = [...table.byField.values()].filter(({ name }) =>
     dependents.some(({ values }) => values.includes(name)),
   )
   for (const { name, type } of [
-    ...definition.shapes.flatMap(({ fields }) =>
-      fields.map((field) => columnOf({ definition, table }, field)),
-    ),
+    ...recorded.flatMap(({ fields }) => fields.map((field) => columnOf({ definition, table }, field))),
     ...linking,
   ]) {
     columns.set(name, { name, type })
@@ -100,6 +107,10 @@ function planModel({ definition, table }: Described, dependents: readonly Record
     shapes,
     dependents,
   }
+}
+
+function staleness({ staleForMs }: Invalidation): { staleForMs?: number } {
+  return staleForMs > 0 ? { staleForMs } : {}
 }
 
 /** Whose text depends on what a session has set, see triggers.ts: the way back asks outside of the trigger. */
@@ -130,6 +141,7 @@ function dependentOf(shape: Shape, path: readonly Hop[], tables: readonly Descri
     model: owner.definition.name,
     shape: shape.name,
     key: keys.map(({ name, type }) => [name, type] as const),
+    ...staleness((shape.custom as CustomDefinition).invalidation),
   }
   // The linking values are the key itself.
   if (path.length === 1) {
@@ -161,10 +173,11 @@ function columnOf({ definition, table }: Described, field: string): ColumnInfo {
 /** Whether everything that `wanted` records is recorded by `installed` too, to the same keys. */
 export function covers(installed: Recording, wanted: Recording): boolean {
   const typeOf = new Map(installed.columns.map(({ name, type }) => [name, type]))
-  const columnsOf = new Map(installed.shapes.map(({ name, columns }) => [name, columns]))
+  const formOf = ({ columns, staleForMs }: RecordedShape) => JSON.stringify([columns, staleForMs])
+  const formsOf = new Map(installed.shapes.map((shape) => [shape.name, formOf(shape)]))
   return (
     wanted.columns.every(({ name, type }) => typeOf.get(name) === type) &&
-    wanted.shapes.every(({ name, columns }) => columnsOf.get(name)?.join('\0') === columns.join('\0')) &&
+    wanted.shapes.every((shape) => formsOf.get(shape.name) === formOf(shape)) &&
     wanted.dependents.every((dependent) => installed.dependents.some(isSame(dependent)))
   )
 }

@@ -1,5 +1,5 @@
 import { CompiledQuery } from 'kysely'
-import { dependentKeys, dependentPrefix, type TouchedKeys, type Unresolved } from '../models/touched.ts'
+import { addDependent, dependentPrefix, type TouchedKeys, type Unresolved } from '../models/touched.ts'
 import { INTERNAL, type RunRaw } from './outbox-rows.ts'
 import { quoteName } from './sql-text.ts'
 
@@ -15,6 +15,7 @@ const MAX_KEYS = 10_000
 export async function resolveTouched(run: RunRaw, touched: TouchedKeys): Promise<TouchedKeys> {
   const keys = new Set(touched.keys)
   const prefixes = new Set(touched.prefixes)
+  const stale = new Map(touched.stale)
   for (const unresolved of touched.unresolved ?? []) {
     const { namespace, dependent } = unresolved
     const { rows } = await run(backQuery(unresolved))
@@ -25,9 +26,9 @@ export async function resolveTouched(run: RunRaw, touched: TouchedKeys): Promise
     const texts = (rows as Record<string, string | null>[]).map((row) =>
       dependent.key.map((_, i) => row[`k${i}`] ?? null),
     )
-    for (const key of dependentKeys(namespace, dependent, texts)) keys.add(key)
+    addDependent(namespace, dependent, texts, keys, stale)
   }
-  return { keys: [...keys], prefixes: [...prefixes] }
+  return { keys: [...keys], prefixes: [...prefixes], stale }
 }
 
 /** The distinct keys of a dependent shape whose rows are linked to the values. Reads the tables, not the cache. */

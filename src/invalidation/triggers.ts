@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { INSTALL_VERSION, SCHEMA } from './outbox.ts'
-import type { ModelPlan, RecordedColumn, RecordedDependent, Recording } from './recording.ts'
+import type { ModelPlan, RecordedColumn, RecordedDependent, RecordedShape, Recording } from './recording.ts'
 import { dollarQuote, quoteName, quoteTable, quoteText } from './sql-text.ts'
 
 /** The triggers of a table, and how `pg_trigger` describes them. */
@@ -74,6 +74,7 @@ function functionBody({ namespace, model, columns, shapes, dependents, maxTouche
   const header = JSON.stringify({
     columns: columns.map(({ name, type }) => [name, type]),
     shapes: shapes.map(({ name, columns: names }) => [name, ...names.map((each) => position.get(each))]),
+    ...staleOf(shapes),
     ...(dependents.length > 0 && {
       dependents: dependents.map((dependent) => ({
         ...dependent,
@@ -146,6 +147,14 @@ begin
 end`
 }
 
+/** As `Touched.stale`; nothing when there is none. */
+function staleOf(shapes: readonly RecordedShape[]): { stale?: Record<string, number> } {
+  const stale = shapes.flatMap(({ name, staleForMs }) =>
+    staleForMs === undefined ? [] : [[name, staleForMs] as const],
+  )
+  return stale.length > 0 ? { stale: Object.fromEntries(stale) } : {}
+}
+
 /** What the comment of a function tells of it. */
 export interface InstalledFunction extends Recording {
   readonly version: number
@@ -159,6 +168,7 @@ export function functionComment(recording: Recording): string {
     model,
     columns: columns.map(({ name, type }) => [name, type]),
     shapes: shapes.map(({ name, columns: names }) => [name, ...names]),
+    ...staleOf(shapes),
     dependents,
     maxTouchedRows,
   })}`
@@ -178,7 +188,10 @@ export function parseFunctionComment(comment: string | null): InstalledFunction 
       namespace: told.namespace,
       model: told.model,
       columns: told.columns.map(([name, type]) => ({ name, type })),
-      shapes: told.shapes.map(([name, ...columns]) => ({ name, columns })),
+      shapes: told.shapes.map(([name, ...columns]) => {
+        const staleForMs = told.stale?.[name]
+        return { name, columns, ...(staleForMs !== undefined && { staleForMs }) }
+      }),
       dependents: [...told.dependents],
       maxTouchedRows: told.maxTouchedRows,
     }
@@ -192,6 +205,7 @@ interface ToldByComment {
   readonly model: string
   readonly columns: readonly (readonly [string, string])[]
   readonly shapes: readonly (readonly [string, ...string[]])[]
+  readonly stale?: Readonly<Record<string, number>>
   readonly dependents: readonly RecordedDependent[]
   readonly maxTouchedRows: number
 }

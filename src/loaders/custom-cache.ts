@@ -1,7 +1,7 @@
 import { InvalidKeyError } from '../errors.ts'
 import { keyAddressed } from '../models/custom.ts'
 import type { Shape } from '../models/shape.ts'
-import type { Target } from '../models/target.ts'
+import { entryKeys, type Target } from '../models/target.ts'
 import type { Query } from './model-cache.ts'
 import { forgetEverywhere, type Reader } from './reader.ts'
 
@@ -44,7 +44,7 @@ export function createCustomCache<Key extends object, Positional extends readonl
       const address = target.addressOf(valuesOf([key]))
       if (address.route === 'source')
         throw new InvalidKeyError(name, shape.fields.join(', '), 'is of a type that is not cached')
-      await forgetEverywhere(reader.parts, { keys: [address.key], prefixes: [] })
+      await forgetEverywhere(reader.parts, { keys: entryKeys(target, address.key), prefixes: [] })
     },
   })
 }

@@ -56,7 +56,8 @@ export class Memo {
   }
 
   /** Takes out what was written. */
-  forget({ keys, prefixes }: TouchedKeys): void {
+  forget({ keys: gone, prefixes, stale }: TouchedKeys): void {
+    const keys = stale && stale.size > 0 ? [...gone, ...stale.keys()] : gone
     for (const key of keys) this.#byKey.delete(key)
     for (const prefix of prefixes)
       for (const key of this.#byKey.keys()) if (key.startsWith(prefix)) this.#byKey.delete(key)

@@ -1,6 +1,7 @@
 import { LoadError, messageOf, NotUniqueError, SourceError } from '../errors.ts'
 import { RowFormError, UnstorableValueError } from '../models/codec.ts'
 import { DoNotCache } from '../models/custom.ts'
+import { staleKeyOf } from '../models/key.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
 import type { Answer, Target } from '../models/target.ts'
@@ -8,7 +9,7 @@ import type { KeyTexts, ResultRow } from '../sources/source.ts'
 import { type EntryState, HEADER_BYTES, leaseToken, stateOf } from '../stores/entry.ts'
 import { type Acquired, EVERY_SCHEMA, type Fill, type Lease } from '../stores/store.ts'
 import type { Flight, FlightResult, Flights } from './flight.ts'
-import type { Lookup } from './lookup.ts'
+import { Lookup } from './lookup.ts'
 
 /**
  * The read path without I/O: a wave yields what it needs and is resumed with the answer, or has the error thrown
@@ -71,6 +72,8 @@ export interface WaveCounts {
   keys: number
   hits: number
   absents: number
+  /** Keys answered with what a write had marked stale, while one process loads anew. */
+  stale: number
   misses: number
   /** Lookups whose canonical text only the database knows: SQL, past the store. */
   bypassed: number
@@ -91,6 +94,7 @@ export const NO_COUNTS: WaveCounts = Object.freeze({
   keys: 0,
   hits: 0,
   absents: 0,
+  stale: 0,
   misses: 0,
   bypassed: 0,
   joined: 0,
@@ -122,6 +126,8 @@ class Entry {
   state: EntryState = 'none'
   /** The record behind `leased`. */
   record: Buffer | null = null
+  /** Whether its lookups are answered, and it is only loaded for the next ones, by who gets the lease. */
+  isRefresh = false
   /** Flights that end with what this entry comes to. */
   flights: Flight[] | undefined = undefined
 
@@ -185,7 +191,7 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   if (env.useStore && entries.length > 0) {
     try {
       open = yield* look(entries, env)
-      counts.misses += open.length
+      for (const entry of open) if (!entry.isRefresh) counts.misses++
     } catch {
       storeFailed = true
       counts.storeErrors++
@@ -197,13 +203,37 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
 
 /** Asks the store; answers what it has, and returns the rest. */
 function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
-  const records: (Buffer | null)[] = yield { op: 'getMany', keys: entries.map(keyOfEntry) }
+  const keys = entries.map(keyOfEntry)
+  const staleAt = new Map<Entry, number>()
+  for (const entry of entries) {
+    if (entry.target.staleForMs === 0) continue
+    staleAt.set(entry, keys.length)
+    keys.push(staleKeyOf(entry.key))
+  }
+  const records: (Buffer | null)[] = yield { op: 'getMany', keys }
   const open: Entry[] = []
   for (let i = 0; i < entries.length; i++) {
     const entry = entries[i] as Entry
-    if (!believe(entry, records[i] as Buffer | null, env)) open.push(entry)
+    if (believe(entry, records[i] as Buffer | null, env)) continue
+    const at = staleAt.get(entry)
+    open.push((at !== undefined && refreshOf(entry, records[at] as Buffer | null, env)) || entry)
   }
   return open
+}
+
+/** Answers an entry from what a write has marked stale. The entry that loads it anew; undefined: there is nothing to answer. */
+function refreshOf(entry: Entry, record: Buffer | null, { counts }: WaveEnvironment): Entry | undefined {
+  const state = stateOf(record, entry.target.schema)
+  if (state === 'absent') entry.answerAbsent()
+  else if (state !== 'value' || !answerFrom(entry, record as Buffer, HEADER_BYTES)) return undefined
+  counts.stale++
+  const { target, values, address } = entry.first
+  // With a lookup that nobody waits for.
+  const refresh = new Entry(new Lookup(target, values, address, 'null', undefined))
+  refresh.isRefresh = true
+  refresh.state = entry.state
+  refresh.flights = entry.flights
+  return refresh
 }
 
 function keyOfEntry(entry: Entry): string {
@@ -274,7 +304,10 @@ class Load {
     const { settings, flights, counts } = this.#env
     const tasks: Wave[] = []
     const free = entries.filter(({ state }) => state === 'none' || state === 'damaged')
-    let taken = entries.filter(({ state }) => state !== 'none' && state !== 'damaged')
+    // What others hold, they load anew.
+    let taken = entries.filter(
+      (entry) => entry.state !== 'none' && entry.state !== 'damaged' && !entry.isRefresh,
+    )
     if (free.length > 0) {
       try {
         const acquired: Acquired = yield {
@@ -286,7 +319,7 @@ class Load {
         const granted = free.filter((_, i) => acquired.records[i] === null)
         const refused = free.filter((entry, i) => {
           const record = acquired.records[i] as Buffer | null
-          return record !== null && !believe(entry, record, this.#env)
+          return record !== null && !entry.isRefresh && !believe(entry, record, this.#env)
         })
         // Damaged even now: what is there came from somebody who writes other bytes than we can read.
         tasks.push(
@@ -299,7 +332,12 @@ class Load {
         tasks.push(...this.#selects(granted, acquired.lease))
       } catch {
         counts.storeErrors++
-        tasks.push(...this.#selects(free, null))
+        tasks.push(
+          ...this.#selects(
+            free.filter(({ isRefresh }) => !isRefresh),
+            null,
+          ),
+        )
       }
     }
     const waiting: Entry[] = []

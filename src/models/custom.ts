@@ -1,7 +1,14 @@
 import { InvalidKeyError } from '../errors.ts'
 import { type Duration, durationMs, integerOption } from '../options.ts'
 import { escapeKeyPart } from './key.ts'
-import { fieldList, MAX_VERSION, type ModelDefinition } from './model.ts'
+import {
+  fieldList,
+  type Invalidation,
+  type InvalidationMeta,
+  invalidationOf,
+  MAX_VERSION,
+  type ModelDefinition,
+} from './model.ts'
 import type { Shape } from './shape.ts'
 
 /**
@@ -43,9 +50,10 @@ export interface CustomDefinition {
   readonly ttlMs: number
   readonly negativeTtlMs: number
   readonly version: number
+  readonly invalidation: Invalidation
 }
 
-export interface CustomMeta {
+export interface CustomMeta extends InvalidationMeta {
   readonly name: string
   readonly keyFields: readonly string[]
   readonly ttl?: Duration | undefined
@@ -79,6 +87,7 @@ export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: Cus
       ttlMs,
       negativeTtlMs,
       version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
+      invalidation: invalidationOf(at, meta, model.invalidation, model.consistency === 'strict'),
     }),
   })
 }

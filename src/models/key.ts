@@ -32,6 +32,11 @@ export function relayKey(namespace: string): string {
   return `${escapeKeyPart(namespace)}:~relay`
 }
 
+/** Where what was at `key` is kept for a while after a write has marked it stale. No key ends like this: `~` is escaped. */
+export function staleKeyOf(key: string): string {
+  return `${key}~stale`
+}
+
 /** The key of the marks of a namespace, see stores/marks.ts. */
 export function marksKey(namespace: string): string {
   return `${escapeKeyPart(namespace)}:~marks`

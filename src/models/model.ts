@@ -6,7 +6,15 @@ import type { ColumnInfo, TableInfo } from './column.ts'
 import type { CustomDefinition } from './custom.ts'
 import { keyOf, modelPrefix } from './key.ts'
 import { createAddressOf, defineShape, type Shape } from './shape.ts'
-import { CustomTarget, RowsTarget, RowTarget, type Target, type TargetParts, VALUE } from './target.ts'
+import {
+  CustomTarget,
+  entryKeys,
+  RowsTarget,
+  RowTarget,
+  type Target,
+  type TargetParts,
+  VALUE,
+} from './target.ts'
 
 /** How a table is cached. Checked once, by `cache.model()`. */
 export interface ModelMeta<
@@ -42,6 +50,29 @@ export interface ModelMeta<
    * is rolled back with StrictWriteError. `'proceed'`: it goes on with the promises of `'default'`.
    */
   readonly onRedisDown?: 'abort' | 'proceed' | undefined
+  /** What writes do to what is cached. See {@link InvalidationMeta}. Default `'delete'`. */
+  readonly invalidation?: InvalidationMode | undefined
+  /** For `invalidation: 'mark-stale'`: how long the old answer may be given after a write. */
+  readonly staleFor?: Duration | undefined
+}
+
+/**
+ * `'delete'`: what was written is loaded anew. `'mark-stale'`: for `staleFor` after a write, lookups are answered at once with
+ * what was there before it, and one of them loads anew; read-your-writes is given up, for nobody waits. `'off'`: nothing is
+ * recorded, and an entry is what it is until its ttl.
+ */
+export type InvalidationMode = 'delete' | 'off' | 'mark-stale'
+
+export interface InvalidationMeta {
+  readonly invalidation?: InvalidationMode | undefined
+  readonly staleFor?: Duration | undefined
+}
+
+/** What a write does to the entries of a shape. */
+export interface Invalidation {
+  readonly mode: InvalidationMode
+  /** 0, unless entries are marked stale. */
+  readonly staleForMs: number
 }
 
 /** A model as declared: nothing the database has to be asked for. */
@@ -65,6 +96,8 @@ export interface ModelDefinition {
   readonly consistency: 'default' | 'strict'
   /** What a write does without the store; undefined for a model that is not strict. */
   readonly strictness: 'abort' | 'proceed' | undefined
+  /** Of its rows. */
+  readonly invalidation: Invalidation
 }
 
 const META_NAMES = [
@@ -79,6 +112,8 @@ const META_NAMES = [
   'maxListRows',
   'consistency',
   'onRedisDown',
+  'invalidation',
+  'staleFor',
 ]
 
 /** Room above it is left for "every value that is there is older", see stores/entry.ts. */
@@ -123,7 +158,39 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
     maxListRows: integerOption(at('maxListRows'), meta.maxListRows ?? 10_000, 0),
     ...strictnessOf(at, meta),
+    invalidation: invalidationOf(at, meta, { mode: 'delete', staleForMs: 0 }, meta.consistency === 'strict'),
   })
+}
+
+/**
+ * Checks the invalidation of a model or a custom cache.
+ *
+ * @param otherwise what counts when nothing is said
+ * @throws OptionError
+ */
+export function invalidationOf(
+  at: (option: string) => string,
+  { invalidation, staleFor }: InvalidationMeta,
+  otherwise: Invalidation,
+  isStrict: boolean,
+): Invalidation {
+  const wanted = isStrict ? "'delete' for a strict model" : "'delete', 'off' or 'mark-stale'"
+  const known = isStrict ? ['delete'] : ['delete', 'off', 'mark-stale']
+  if (invalidation !== undefined && !known.includes(invalidation))
+    throw new OptionError(at('invalidation'), wanted, invalidation)
+  const mode = invalidation ?? otherwise.mode
+  if (mode !== 'mark-stale') {
+    if (staleFor !== undefined)
+      throw new OptionError(at('staleFor'), "left out without invalidation: 'mark-stale'", staleFor)
+    return { mode, staleForMs: 0 }
+  }
+  if (staleFor === undefined && invalidation === undefined) return otherwise
+  return { mode, staleForMs: durationMs(at('staleFor'), staleFor) }
+}
+
+/** What a write does to the entries of one of a model's shapes. */
+export function invalidationOfShape({ invalidation }: ModelDefinition, { custom }: Shape): Invalidation {
+  return custom ? custom.invalidation : invalidation
 }
 
 /** The model with one shape more. */
@@ -356,7 +423,7 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
     for (const addressOf of [target.addressOf, target.addressOfStored]) {
       try {
         const { key, route, texts } = addressOf(given)
-        if (route === 'store') keys.add(key)
+        if (route === 'store') for (const each of entryKeys(target, key)) keys.add(each)
         // No lookup by this very text is cached, but one by another text of the same value may be.
         else if (route === 'source')
           keys.add(keyOf(shapePrefix(model.prefix, shape), printedTexts(model, shape, texts)))

@@ -1,5 +1,6 @@
 import type { RowCodec } from './codec.ts'
 import type { CustomDefinition } from './custom.ts'
+import { staleKeyOf } from './key.ts'
 import type { BoundModel } from './model.ts'
 import type { AddressOf, Shape } from './shape.ts'
 
@@ -17,6 +18,8 @@ export interface Target {
   readonly schema: number
   readonly ttlMs: number
   readonly negativeTtlMs: number
+  /** How long what a write has marked stale may be answered, ms; 0: not at all. */
+  readonly staleForMs: number
   /** Whether its values are one integer: a number can stand for them. */
   readonly isInteger: boolean
   readonly addressOf: AddressOf
@@ -30,6 +33,11 @@ export interface Target {
   encode(answer: Answer): Buffer
 }
 
+/** All the keys that may hold something for a lookup. */
+export function entryKeys({ staleForMs }: Target, key: string): readonly string[] {
+  return staleForMs > 0 ? [key, staleKeyOf(key)] : [key]
+}
+
 export type TargetParts = Pick<Target, 'model' | 'shape' | 'isInteger' | 'addressOf' | 'addressOfStored'>
 
 type Rows = readonly Readonly<Record<string, unknown>>[]
@@ -41,6 +49,7 @@ abstract class ModelTarget {
   readonly schema: number
   readonly ttlMs: number
   readonly negativeTtlMs: number
+  readonly staleForMs: number
   readonly isInteger: boolean
   readonly addressOf: AddressOf
   readonly addressOfStored: AddressOf
@@ -53,6 +62,7 @@ abstract class ModelTarget {
     this.schema = model.schema
     this.ttlMs = model.definition.ttlMs
     this.negativeTtlMs = model.definition.negativeTtlMs
+    this.staleForMs = model.definition.invalidation.staleForMs
     this.isInteger = isInteger
     this.addressOf = addressOf
     this.addressOfStored = addressOfStored
@@ -101,6 +111,7 @@ export class CustomTarget implements Target {
   readonly schema: number
   readonly ttlMs: number
   readonly negativeTtlMs: number
+  readonly staleForMs: number
   readonly isInteger: boolean
   readonly addressOf: AddressOf
   readonly addressOfStored: AddressOf
@@ -116,6 +127,7 @@ export class CustomTarget implements Target {
     this.schema = schema
     this.ttlMs = custom.ttlMs
     this.negativeTtlMs = custom.negativeTtlMs
+    this.staleForMs = custom.invalidation.staleForMs
     this.#codec = codec
   }
 

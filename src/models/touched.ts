@@ -10,6 +10,8 @@ export interface Touched {
   readonly columns: readonly (readonly [name: string, type: string])[]
   /** The name of each declared shape, and which of the columns it is made of. */
   readonly shapes: readonly (readonly [name: string, ...columns: number[]])[]
+  /** Of those shapes whose entries are marked stale, how long they may be answered, ms, by name. Default none. */
+  readonly stale?: Readonly<Record<string, number>>
   /** Shapes of other models whose values are made of these rows too. */
   readonly dependents?: readonly Dependent[]
   /** The old and the new values, each distinct tuple once, as Postgres prints them. */
@@ -29,6 +31,8 @@ export interface Dependent {
   readonly values: readonly number[]
   /** From the row back to the model. None: the values are the key. */
   readonly steps: readonly BackStep[]
+  /** If its entries are marked stale: how long they may be answered, ms. */
+  readonly staleForMs?: number
   /** Columns of the last step's table, and their base types. */
   readonly key: readonly (readonly [column: string, type: string])[]
 }
@@ -64,6 +68,8 @@ export interface TouchedKeys {
   readonly keys: readonly string[]
   /** Prefixes of models, or of shapes, of which everything has to go. */
   readonly prefixes: readonly string[]
+  /** Keys whose entries are to be marked stale, with how long they may be answered, ms. Default none. */
+  readonly stale?: ReadonlyMap<string, number>
   /** Default none. */
   readonly unresolved?: readonly Unresolved[]
 }
@@ -72,6 +78,7 @@ export interface TouchedKeys {
 export function touchedKeys(rows: readonly OutboxRow[]): TouchedKeys {
   const keys = new Set<string>()
   const prefixes = new Set<string>()
+  const stale = new Map<string, number>()
   const unresolved = new Map<
     string,
     { namespace: string; dependent: Dependent; values: Map<string, string[]> }
@@ -96,41 +103,54 @@ export function touchedKeys(rows: readonly OutboxRow[]): TouchedKeys {
     for (const row of touched.rows) {
       const texts = row.map((text, i) => (text === null ? null : canonicalPrint(types[i] as string, text)))
       for (const [name, ...columns] of touched.shapes) {
-        keys.add(
-          keyOf(
-            `${prefix}${name}:`,
-            columns.map((column) => texts[column] ?? null),
-          ),
+        const key = keyOf(
+          `${prefix}${name}:`,
+          columns.map((column) => texts[column] ?? null),
         )
+        const staleForMs = touched.stale?.[name]
+        if (staleForMs === undefined) keys.add(key)
+        else stale.set(key, staleForMs)
       }
     }
   }
-  for (const prefix of prefixes) for (const key of keys) if (key.startsWith(prefix)) keys.delete(key)
+  for (const prefix of prefixes) {
+    for (const key of keys) if (key.startsWith(prefix)) keys.delete(key)
+    for (const key of stale.keys()) if (key.startsWith(prefix)) stale.delete(key)
+  }
   const asked: Unresolved[] = []
   for (const { namespace, dependent, values } of unresolved.values()) {
     if (dependent.steps.length > 0) asked.push({ namespace, dependent, values: [...values.values()] })
-    else for (const key of dependentKeys(namespace, dependent, [...values.values()])) keys.add(key)
+    else addDependent(namespace, dependent, [...values.values()], keys, stale)
   }
   return {
     keys: [...keys],
     prefixes: [...prefixes],
+    stale,
     unresolved: asked.filter(({ values }) => values.length > 0),
   }
 }
 
-/** @param texts of the key's columns, as Postgres prints them */
-export function dependentKeys(
+/**
+ * Adds keys of a dependent shape to those that are to be cleared, or marked stale.
+ *
+ * @param texts of the key's columns, as Postgres prints them
+ */
+export function addDependent(
   namespace: string,
   dependent: Dependent,
   texts: readonly (readonly (string | null)[])[],
-): string[] {
+  keys: Set<string>,
+  stale: Map<string, number>,
+): void {
   const prefix = dependentPrefix(namespace, dependent)
-  return texts.map((row) =>
-    keyOf(
+  for (const row of texts) {
+    const key = keyOf(
       prefix,
       row.map((text, i) => (text === null ? null : canonicalPrint(dependent.key[i]?.[1] as string, text))),
-    ),
-  )
+    )
+    if (dependent.staleForMs === undefined) keys.add(key)
+    else stale.set(key, dependent.staleForMs)
+  }
 }
 
 /** What the keys of a dependent shape begin with. */

@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import { staleKeyOf } from '../models/key.ts'
 import { checkOptionNames, integerOption } from '../options.ts'
 import {
   answerRecord,
@@ -100,6 +101,14 @@ export class MemoryStore implements CacheStore {
 
   async clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void> {
     for (const key of keys) this.#clear(key, token, committed)
+  }
+
+  async markStale(keys: ReadonlyMap<string, number>): Promise<void> {
+    for (const [key, ms] of keys) {
+      const record = this.#records.get(key)
+      if (record && isAnswerRecord(record)) this.#set(staleKeyOf(key), record, ms)
+      this.#clear(key, null, true)
+    }
   }
 
   async clearPrefix(prefix: string): Promise<void> {

@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { messageOf, StoreUnavailableError } from '../errors.ts'
+import { staleKeyOf } from '../models/key.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
 import { Marks } from './marks.ts'
-import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, SCRIPTS, type Script } from './scripts.ts'
+import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, SCRIPTS, type Script, STALE } from './scripts.ts'
 import { type Acquired, type CacheStore, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
 
 /** What Loadstone needs of an ioredis `Redis` (5.x or 6.x): where to connect, and how to make a connection of its own. */
@@ -181,6 +182,16 @@ export class RedisStore implements CacheStore {
   async clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void> {
     await this.#open()
     await this.#runInTurns(CLEAR, keys, [token ?? '', committed ? '1' : '0'])
+  }
+
+  async markStale(keys: ReadonlyMap<string, number>): Promise<void> {
+    await this.#open()
+    const patienceMs = Math.max(this.#timeoutMs, WRITE_PATIENCE_MS)
+    for (const turn of chunks([...keys], WRITE_CHUNK / 2)) {
+      const pairs = turn.flatMap(([key]) => [key, staleKeyOf(key)])
+      const argumentsOf = (from: number, to: number) => turn.slice(from / 2, to / 2).map(([, ms]) => ms)
+      await this.#run(STALE, pairs, argumentsOf, patienceMs)
+    }
   }
 
   async clearPrefix(prefix: string): Promise<void> {

@@ -123,6 +123,18 @@ end
 return freed`,
 )
 
+// KEYS: n times key, key of its stale copy. ARGV: n times ms.
+export const STALE = script(
+  'stale',
+  `for i = 1, #KEYS, 2 do
+  local c = redis.pcall('GET', KEYS[i])
+  local t = type(c) == 'string' and string.byte(c)
+  if t == 86 or t == 78 then redis.call('SET', KEYS[i + 1], c, 'PX', ARGV[(i + 1) / 2]) end
+  if c and t ~= 87 then redis.call('DEL', KEYS[i]) end
+end
+return 1`,
+)
+
 // KEYS: the marks (see marks.ts). ARGV: 8 characters that were never used, a prefix to mark; '' marks none, but sees to
 // it that there is a base. Reply: the marks. They have no ttl: to lose them is to forget everything.
 export const MARK = script(
@@ -157,4 +169,4 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`,
 )
 
-export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR, MARK, LEAD]
+export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR, STALE, MARK, LEAD]

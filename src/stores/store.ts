@@ -38,6 +38,12 @@ export interface CacheStore {
   clear(keys: readonly string[], token: string | null, committed: boolean): Promise<void>
 
   /**
+   * As `clear(key, null, true)`, but a value or absence is moved to `staleKeyOf(key)`, for so many ms. What is there
+   * already stays, until its time is over, where nothing newer takes its place.
+   */
+  markStale(keys: ReadonlyMap<string, number>): Promise<void>
+
+  /**
    * As `clear(key, null, true)` for every key that begins with `prefix`, in one round trip, however many there are:
    * entries may stay where they are, but are not believed any more.
    */

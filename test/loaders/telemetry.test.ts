@@ -40,6 +40,7 @@ const NOTHING = {
   keys: 0,
   hits: 0,
   absents: 0,
+  stale: 0,
   misses: 0,
   bypassed: 0,
   joined: 0,

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { staleKeyOf } from '../../src/models/key.ts'
 import { type EntryState, HEADER_BYTES, stateOf } from '../../src/stores/entry.ts'
 import { type CacheStore, EVERY_SCHEMA, type Fill, type Lease } from '../../src/stores/store.ts'
 
@@ -522,6 +523,68 @@ export function storeContract(open: () => StoreUnderTest | Promise<StoreUnderTes
       const [literal, alike] = [`${opened.prefix}a*[b]?\\:1`, `${opened.prefix}axbx:1`]
       await lease(literal, alike)
       expect(await scanned(`${opened.prefix}a*[b]?\\:`)).toEqual([literal])
+    })
+  })
+
+  describe('markStale', () => {
+    const mark = (...keys: string[]) => store.markStale(new Map(keys.map((at) => [at, 30_000])))
+
+    test('moves values and absences aside, for the time given', async () => {
+      const other = keyFor('other')
+      await put(key, Buffer.from('row'))
+      await put(other, 'absent')
+      await mark(key, other)
+      expect([await state(), await state(other)]).toEqual(['none', 'none'])
+      expect([await payload(staleKeyOf(key)), await state(staleKeyOf(other))]).toEqual(['row', 'absent'])
+      await opened.expectTtl(staleKeyOf(key), 30_000)
+      await store.clear([key, other].map(staleKeyOf), null, true)
+    })
+
+    test('takes a lease away, so that a load from before it is not stored, and leaves what is stale', async () => {
+      await put(key, Buffer.from('old'))
+      await mark(key)
+      const mine = await lease(key)
+      await mark(key)
+      expect(await fill(mine, key, Buffer.from('loaded before the write'))).toBe(0)
+      expect([await state(), await payload(staleKeyOf(key))]).toEqual(['none', 'old'])
+      await store.clear([staleKeyOf(key)], null, true)
+    })
+
+    test('what is newer takes the place of what is stale', async () => {
+      for (const row of ['older', 'newer']) {
+        await put(key, Buffer.from(row))
+        await mark(key)
+      }
+      expect(await payload(staleKeyOf(key))).toBe('newer')
+      await store.clear([staleKeyOf(key)], null, true)
+    })
+
+    test('leaves an intent, and a key without a record, as they are', async () => {
+      const other = keyFor('other')
+      await store.intend([key], somebodysToken, MINUTE)
+      await mark(key, other)
+      expect([await state(), await state(other)]).toEqual(['intended', 'none'])
+      expect(await store.getMany([key, other].map(staleKeyOf))).toEqual([null, null])
+    })
+
+    test('is forgotten with its prefix', async () => {
+      await put(key, Buffer.from('row'))
+      await mark(key)
+      await store.clearPrefix(opened.prefix)
+      expect(await state(staleKeyOf(key))).toBe('none')
+    })
+
+    test('of any number of keys', async () => {
+      const keys = keysFor(1500)
+      const mine = await lease(...keys)
+      await store.fill(
+        mine,
+        keys.map((at) => ({ key: at, schema: MINE, payload: Buffer.from(at), ttlMs: MINUTE })),
+      )
+      await mark(...keys)
+      const stale = await store.getMany(keys.map(staleKeyOf))
+      expect(stale.map((found) => found?.toString('latin1', HEADER_BYTES))).toEqual(keys)
+      await store.clear(keys.map(staleKeyOf), null, true)
     })
   })
 
