@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { RowFormError, UnstorableValueError } from '../models/codec.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
+import type { Answer, Target } from '../models/target.ts'
 import type { ResultRow } from '../sources/source.ts'
 import { HEADER_BYTES, stateOf } from '../stores/entry.ts'
 
@@ -48,6 +49,23 @@ export function verdictOf(
     default:
       return state
   }
+}
+
+/**
+ * As {@link verdictOf}, for an entry of a custom cache.
+ *
+ * @param answer what it would be filled with; undefined when that cannot be loaded for a key alone
+ */
+export function customVerdictOf(target: Target, record: Buffer | null, answer: Answer | undefined): Verdict {
+  const state = stateOf(record, target.schema)
+  if (state === 'none') return record ? 'otherSchema' : 'gone'
+  if (state === 'newer') return 'otherSchema'
+  if (state !== 'value' && state !== 'absent') return state
+  if (answer === undefined) return 'unverifiable'
+  if (state === 'absent' || answer === null) return state === 'absent' && answer === null ? 'right' : 'wrong'
+  const stored = target.decode(record as Buffer, HEADER_BYTES)
+  if (stored === undefined) return 'damaged'
+  return isDeepStrictEqual(stored, target.decode(target.encode(answer), 0)) ? 'right' : 'wrong'
 }
 
 /** Compares what a lookup would return with what it would return after a fresh fill. */

@@ -2,15 +2,17 @@ import { createHash } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { SourceError, StoreUnavailableError } from '../errors.ts'
 import type { Binder } from '../loaders/binder.ts'
+import { runLoad } from '../loaders/custom-load.ts'
 import { escapeKeyPart, textsOf } from '../models/key.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
-import { touchedKeys } from '../models/touched.ts'
+import type { Answer, Target as LookedUp } from '../models/target.ts'
+import { dependentPrefix, touchedKeys } from '../models/touched.ts'
 import type { Database } from '../sources/database.ts'
 import type { KeyTexts, ResultRow, Source } from '../sources/source.ts'
 import { filledAt, stateOf } from '../stores/entry.ts'
 import type { CacheStore } from '../stores/store.ts'
-import { type Unchecked, type Verdict, verdictOf } from './compare.ts'
+import { customVerdictOf, type Unchecked, type Verdict, verdictOf } from './compare.ts'
 import { outboxExists, waitingRows } from './outbox-rows.ts'
 import { Sample } from './sample.ts'
 
@@ -210,30 +212,52 @@ export class Verification {
     if (!(await outboxExists((query) => db.executeQuery(query)))) return () => false
     const rows = await waitingRows(db, namespace, MAX_WAITING_ROWS)
     if (rows.length === MAX_WAITING_ROWS) return () => true
-    const { keys, prefixes } = touchedKeys(rows)
-    const waiting = new Set(keys)
-    return (key) => waiting.has(key) || prefixes.some((prefix) => key.startsWith(prefix))
+    const { keys, prefixes, stale = new Map(), unresolved = [] } = touchedKeys(rows)
+    const waiting = new Set([...keys, ...stale.keys()])
+    const forgotten = [
+      ...prefixes,
+      ...unresolved.map(({ namespace: of, dependent }) => dependentPrefix(of, dependent)),
+    ]
+    return (key) => waiting.has(key) || forgotten.some((prefix) => key.startsWith(prefix))
   }
 
   /** Reads entries, then their rows, and compares. */
   async #look(target: ShapeTarget, keys: readonly string[]): Promise<Looked[]> {
     const records = await this.#read(keys)
     const texts = keys.map((key) => textsOf(target.prefix, key))
-    const states = records.map((record) => stateOf(record, target.bound.schema))
+    const lookedUp = target.bound.targets.get(target.shape) as LookedUp
+    const states = records.map((record) => stateOf(record, lookedUp.schema))
     const comparable = keys.flatMap((_, i) =>
       (states[i] === 'value' || states[i] === 'absent') && texts[i]?.length === target.shape.fields.length
         ? [i]
         : [],
     )
-    const lists = await this.#select(
-      target,
-      comparable.map((i) => texts[i] as KeyTexts),
-    )
+    const asked = comparable.map((i) => texts[i] as KeyTexts)
+    if (target.shape.custom) {
+      const answers = await this.#load(lookedUp, asked)
+      const answerOf = new Map(comparable.map((i, at) => [i, answers?.[at] as Answer | undefined]))
+      return keys.map((key, i) => {
+        const record = records[i] ?? null
+        return { key, record, verdict: customVerdictOf(lookedUp, record, answerOf.get(i)) }
+      })
+    }
+    const lists = await this.#select(target, asked)
     const rowsOf = new Map(comparable.map((i, at) => [i, lists[at]]))
     return keys.map((key, i) => {
       const record = records[i] ?? null
       return { key, record, verdict: verdictOf(target.bound, target.shape, record, rowsOf.get(i)) }
     })
+  }
+
+  /** What a custom cache would be filled with now; undefined where the application loads, which takes more than a key's texts. */
+  async #load(target: LookedUp, keys: readonly KeyTexts[]): Promise<readonly unknown[] | undefined> {
+    this.#settings.signal?.throwIfAborted()
+    if (keys.length === 0 || target.shape.custom?.load.kind === 'load') return undefined
+    try {
+      return await runLoad(this.#parts.source, target, keys, [])
+    } catch (error) {
+      throw new SourceError(target.name, target.shape.fields, error)
+    }
   }
 
   async #read(keys: readonly string[]): Promise<(Buffer | null)[]> {

@@ -153,7 +153,7 @@ async function bindTargets({ binder }: VerifyParts, models?: readonly string[]):
   for (const binding of binder.bindings) {
     if (models && !models.includes(binding.definition.name)) continue
     const bound = await binder.bind(binding)
-    for (const shape of [...bound.definition.keyShapes, ...bound.definition.filterShapes]) {
+    for (const shape of bound.definition.shapes) {
       targets.push({ bound, shape, prefix: `${bound.prefix}${shape.name}:` })
     }
     targets.push({ bound, shape: undefined, prefix: bound.prefix })
