@@ -1,5 +1,6 @@
 import { InvalidKeyError } from '../errors.ts'
-import { type Duration, durationMs, integerOption } from '../options.ts'
+import { booleanOption, type Duration, durationMs, integerOption } from '../options.ts'
+import { type Codec, checkCodec } from './codec-layer.ts'
 import { escapeKeyPart } from './key.ts'
 import { fieldList, MAX_VERSION, type ModelDefinition } from './model.ts'
 import type { Shape } from './shape.ts'
@@ -27,6 +28,9 @@ export interface CustomDefinition {
   readonly ttlMs: number
   readonly negativeTtlMs: number
   readonly version: number
+  readonly codec: Codec | undefined
+  /** False: lookups go past the store. */
+  readonly enabled: boolean
 }
 
 export interface CustomMeta {
@@ -35,6 +39,8 @@ export interface CustomMeta {
   readonly ttl?: Duration | undefined
   readonly negativeTtl?: Duration | undefined
   readonly version?: number | undefined
+  readonly codec?: Codec | undefined
+  readonly enabled?: boolean | undefined
 }
 
 /**
@@ -63,6 +69,8 @@ export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: Cus
       ttlMs,
       negativeTtlMs,
       version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
+      codec: meta.codec === undefined ? model.codec : checkCodec(at('codec'), meta.codec),
+      enabled: booleanOption(at('enabled'), meta.enabled ?? model.enabled),
     }),
   })
 }

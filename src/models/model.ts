@@ -1,11 +1,12 @@
 import { InvalidKeyError, ModelError, OptionError, ShapeNotDeclaredError } from '../errors.ts'
-import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
+import { booleanOption, checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { canonicalizerOf, canonicalPrint } from './canonical.ts'
 import { createRowCodec, type RowCodec, type ValueType } from './codec.ts'
+import { type Codec, checkCodec, throughCodec } from './codec-layer.ts'
 import type { ColumnInfo, TableInfo } from './column.ts'
 import type { CustomDefinition } from './custom.ts'
 import { keyOf, modelPrefix } from './key.ts'
-import { createAddressOf, defineShape, type Shape } from './shape.ts'
+import { type Address, createAddressOf, defineShape, type Shape } from './shape.ts'
 import { CustomTarget, RowsTarget, RowTarget, type Target, type TargetParts, VALUE } from './target.ts'
 
 /** How a table is cached. Checked once, by `cache.model()`. */
@@ -42,6 +43,13 @@ export interface ModelMeta<
    * is rolled back with StrictWriteError. `'proceed'`: it goes on with the promises of `'default'`.
    */
   readonly onRedisDown?: 'abort' | 'proceed' | undefined
+  /** What encoded rows go through on their way to the store, such as `compressed()`. Default: they are stored as they are. */
+  readonly codec?: Codec | undefined
+  /**
+   * False: lookups are answered by SQL, batched and memoised as always, and never by the store. Writes invalidate what
+   * other processes have there. Default true.
+   */
+  readonly enabled?: boolean | undefined
 }
 
 /** A model as declared: nothing the database has to be asked for. */
@@ -63,6 +71,9 @@ export interface ModelDefinition {
   readonly consistency: 'default' | 'strict'
   /** What a write does without the store; undefined for a model that is not strict. */
   readonly strictness: 'abort' | 'proceed' | undefined
+  readonly codec: Codec | undefined
+  /** False: lookups go past the store. */
+  readonly enabled: boolean
 }
 
 const META_NAMES = [
@@ -77,6 +88,8 @@ const META_NAMES = [
   'maxListRows',
   'consistency',
   'onRedisDown',
+  'codec',
+  'enabled',
 ]
 
 /** Room above it is left for "every value that is there is older", see stores/entry.ts. */
@@ -120,6 +133,8 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
     maxListRows: integerOption(at('maxListRows'), meta.maxListRows ?? 10_000, 0),
     ...strictnessOf(at, meta),
+    codec: meta.codec === undefined ? undefined : checkCodec(at('codec'), meta.codec),
+    enabled: booleanOption(at('enabled'), meta.enabled ?? true),
   })
 }
 
@@ -227,8 +242,22 @@ function onlyField(values: unknown): string | undefined {
   return only
 }
 
-function searchShape(model: ModelDefinition, kind: 'key' | 'filter', values: unknown): Shape {
-  const shapes = kind === 'key' ? model.keyShapes : model.filterShapes
+/**
+ * As {@link shapeOf}, of either kind: a key where the fields are declared as both.
+ *
+ * @throws ShapeNotDeclaredError, InvalidKeyError
+ */
+export function anyShapeOf(model: ModelDefinition, values: unknown): Shape {
+  return searchShape(model, 'any', values)
+}
+
+function searchShape(model: ModelDefinition, kind: 'key' | 'filter' | 'any', values: unknown): Shape {
+  const shapes =
+    kind === 'any'
+      ? [...model.keyShapes, ...model.filterShapes]
+      : kind === 'key'
+        ? model.keyShapes
+        : model.filterShapes
   if (typeof values !== 'object' || values === null) {
     const example = shapes[0] ? `{ ${shapes[0].fields.join(', ')} }` : 'an object'
     throw new InvalidKeyError(model.name, '', `is missing: a lookup takes an object such as ${example}`)
@@ -245,7 +274,7 @@ function searchShape(model: ModelDefinition, kind: 'key' | 'filter', values: unk
   throw new ShapeNotDeclaredError(
     model.name,
     given,
-    kind === 'key' ? 'keyFields' : 'filterFields',
+    kind === 'filter' ? 'filterFields' : 'keyFields',
     shapes.map((shape) => shape.fields),
   )
 }
@@ -280,10 +309,13 @@ export function bindModel(
     if (!column) throw new ModelError(definition.name, `the table has no column for field '${field}'`)
     return column
   }
-  const codec = createRowCodec(
-    table.columns.map((column) => column.field),
-    // A column that keeps its name and changes its type is another stored form.
-    { salt: storedForm(definition, table), valueTypes },
+  const codec = throughCodec(
+    createRowCodec(
+      table.columns.map((column) => column.field),
+      // A column that keeps its name and changes its type is another stored form.
+      { salt: storedForm(definition, table), valueTypes },
+    ),
+    definition.codec,
   )
   const targets = new Map<Shape, Target>()
   const model: BoundModel = Object.freeze({ definition, table, codec, schema, prefix, targets })
@@ -308,7 +340,10 @@ export function bindModel(
 function targetOf(parts: TargetParts, schema: number | undefined, valueTypes: readonly ValueType[]): Target {
   const { custom, kind, fields } = parts.shape
   if (!custom) return kind === 'key' ? new RowTarget(parts) : new RowsTarget(parts)
-  const codec = createRowCodec([VALUE], { salt: customForm(fields, custom), valueTypes })
+  const codec = throughCodec(
+    createRowCodec([VALUE], { salt: customForm(fields, custom), valueTypes }),
+    custom.codec,
+  )
   return new CustomTarget(parts, custom, schema ?? custom.version, codec)
 }
 
@@ -347,11 +382,7 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
     const target = model.targets.get(shape) as Target
     for (const addressOf of [target.addressOf, target.addressOfStored]) {
       try {
-        const { key, route, texts } = addressOf(given)
-        if (route === 'store') keys.add(key)
-        // No lookup by this very text is cached, but one by another text of the same value may be.
-        else if (route === 'source')
-          keys.add(keyOf(shapePrefix(model.prefix, shape), printedTexts(model, shape, texts)))
+        for (const key of keysAt(model, shape, addressOf(given))) keys.add(key)
       } catch (error) {
         // A row may well hold what no key can be, such as NaN.
         if (shapes.length === 1) throw error
@@ -359,6 +390,26 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
     }
   }
   return [...keys]
+}
+
+/**
+ * The keys to clear for a lookup: one, or none where nothing is ever cached.
+ *
+ * @throws InvalidKeyError
+ */
+export function keysOf(
+  model: BoundModel,
+  shape: Shape,
+  values: Readonly<Record<string, unknown>>,
+): readonly string[] {
+  return keysAt(model, shape, (model.targets.get(shape) as Target).addressOf(values))
+}
+
+export function keysAt(model: BoundModel, shape: Shape, { key, route, texts }: Address): readonly string[] {
+  if (route === 'store') return [key]
+  if (route === 'nowhere') return []
+  // No lookup by this very text is cached, but one by another text of the same value may be.
+  return [keyOf(shapePrefix(model.prefix, shape), printedTexts(model, shape, texts))]
 }
 
 function printedTexts(
@@ -377,8 +428,11 @@ function isInteger([column, ...others]: readonly ColumnInfo[]): boolean {
 }
 
 /** What of a custom cache decides the meaning of its stored bytes, as a text to compare. */
-export function customForm(fields: readonly string[], { name, version, load }: CustomDefinition): string {
-  return JSON.stringify(['custom', name, fields, version, load.kind])
+export function customForm(
+  fields: readonly string[],
+  { name, version, load, codec }: CustomDefinition,
+): string {
+  return JSON.stringify(['custom', name, fields, version, load.kind, ...nameOf(codec)])
 }
 
 /** What of a model decides the meaning of its stored bytes, as a text to compare. */
@@ -386,5 +440,11 @@ export function storedForm(definition: ModelDefinition, table: TableInfo): strin
   return JSON.stringify([
     definition.version,
     table.columns.map(({ field, name, type }) => [field, name, type]),
+    ...nameOf(definition.codec),
   ])
+}
+
+/** Nothing without a codec, so that the forms of those who use none stay what they were. */
+function nameOf(codec: Codec | undefined): readonly string[] {
+  return codec ? [codec.name] : []
 }

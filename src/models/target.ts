@@ -17,6 +17,8 @@ export interface Target {
   readonly schema: number
   readonly ttlMs: number
   readonly negativeTtlMs: number
+  /** False: its lookups go past the store. */
+  readonly usesStore: boolean
   /** Whether its values are one integer: a number can stand for them. */
   readonly isInteger: boolean
   readonly addressOf: AddressOf
@@ -41,6 +43,7 @@ abstract class ModelTarget {
   readonly schema: number
   readonly ttlMs: number
   readonly negativeTtlMs: number
+  readonly usesStore: boolean
   readonly isInteger: boolean
   readonly addressOf: AddressOf
   readonly addressOfStored: AddressOf
@@ -53,6 +56,7 @@ abstract class ModelTarget {
     this.schema = model.schema
     this.ttlMs = model.definition.ttlMs
     this.negativeTtlMs = model.definition.negativeTtlMs
+    this.usesStore = model.definition.enabled
     this.isInteger = isInteger
     this.addressOf = addressOf
     this.addressOfStored = addressOfStored
@@ -101,6 +105,7 @@ export class CustomTarget implements Target {
   readonly schema: number
   readonly ttlMs: number
   readonly negativeTtlMs: number
+  readonly usesStore: boolean
   readonly isInteger: boolean
   readonly addressOf: AddressOf
   readonly addressOfStored: AddressOf
@@ -116,6 +121,7 @@ export class CustomTarget implements Target {
     this.schema = schema
     this.ttlMs = custom.ttlMs
     this.negativeTtlMs = custom.negativeTtlMs
+    this.usesStore = custom.enabled
     this.#codec = codec
   }
 
