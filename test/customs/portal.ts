@@ -54,6 +54,10 @@ export interface Portal {
   readonly models: ReturnType<typeof declareModels>
   /** SQL by another program, applied by the relay before it returns. */
   elsewhere(statement: string): Promise<void>
+  /** SQL by another program, which nobody applies yet. */
+  run(statement: string): Promise<unknown>
+  /** A write that no trigger sees. */
+  unseen(statement: string): Promise<unknown>
   /** Another cache of the same namespace, as another process has it. It has to declare its own models. */
   another(options?: Partial<CacheOptions<PortalTables>>): Cache<PortalTables>
   close(): Promise<void>
@@ -92,6 +96,8 @@ async function open(
     cache,
     models: declareModels(cache),
     another,
+    run,
+    unseen: (statement) => run(`begin; set local session_replication_role = replica; ${statement}; commit`),
     async elsewhere(statement) {
       await run(statement)
       while ((await insidesOf(cache).relay.turn(0)) > 0);
