@@ -3,7 +3,7 @@ import { messageOf, OptionError } from './errors.ts'
 import { RELAY_DEFAULTS, type RelaySettings } from './invalidation/relay.ts'
 import type { WaveSettings } from './loaders/wave.ts'
 import { createRowCodec, type ValueType } from './models/codec.ts'
-import { checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
+import { booleanOption, checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
 import type { MemoryStoreOptions } from './stores/memory.ts'
 import type { RedisClient } from './stores/redis.ts'
 
@@ -52,6 +52,13 @@ export interface CacheOptions<DB> {
   readonly invalidation?: 'triggers' | 'manual' | undefined
   /** The relay of this process, see {@link RelayOptions}. False: this process never applies what others wrote. */
   readonly relay?: RelayOptions | false | undefined
+  /**
+   * False: every lookup is answered by SQL, batched and memoised as always, and none by the store, which is not even
+   * connected to until there is something to clear. Writes go on to clear what other processes have there, and take
+   * intents for strict models; what nobody else applies of the outbox, the relay of this process does, some seconds later.
+   * Default true.
+   */
+  readonly enabled?: boolean | undefined
 }
 
 /**
@@ -82,6 +89,7 @@ const OPTION_NAMES = [
   'valueTypes',
   'invalidation',
   'relay',
+  'enabled',
 ]
 
 export interface ResolvedOptions<DB> {
@@ -98,6 +106,7 @@ export interface ResolvedOptions<DB> {
   readonly wave: WaveSettings
   readonly invalidation: 'triggers' | 'manual'
   readonly relay: RelaySettings | undefined
+  readonly enabled: boolean
 }
 
 /** How long a reader looks again for a key that somebody else loads or writes: 50 ms in all, then SQL. */
@@ -151,6 +160,7 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
       maxValueBytes: integerOption('maxValueBytes', given.maxValueBytes ?? 1024 * 1024, 0),
       random: Math.random,
     },
+    enabled: booleanOption('enabled', given.enabled ?? true),
     relay: relay === false || invalidation === 'manual' ? undefined : resolveRelay(relay),
   }
 }
@@ -158,11 +168,11 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
 function resolveRelay(given: RelayOptions): RelaySettings {
   if (typeof given !== 'object' || given === null) throw new OptionError('relay', 'an object or false', given)
   checkOptionNames('relay', given, ['poll', 'grace', 'election'])
-  const { pollMs, graceMs, electionMs, batch } = RELAY_DEFAULTS
+  const { pollMs, graceMs, electionMs } = RELAY_DEFAULTS
   return {
+    ...RELAY_DEFAULTS,
     pollMs: durationMs('relay.poll', given.poll ?? pollMs),
     graceMs: durationMs('relay.grace', given.grace ?? graceMs, 0),
     electionMs: durationMs('relay.election', given.election ?? electionMs),
-    batch,
   }
 }

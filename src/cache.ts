@@ -1,4 +1,4 @@
-import type { Selectable, Transaction } from 'kysely'
+import type { Selectable, SelectQueryBuilder, Transaction } from 'kysely'
 import { type CacheOptions, resolveOptions } from './cache-options.ts'
 import { type CustomCaches, createCustomCaches, type Declared } from './custom-caches.ts'
 import { CacheClosedError, InstallError, ModelError, OptionError } from './errors.ts'
@@ -30,8 +30,9 @@ import { defineModel, type ModelMeta } from './models/model.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
+import { LazyStore } from './stores/lazy.ts'
 import { MemoryStore } from './stores/memory.ts'
-import { RedisStore } from './stores/redis.ts'
+import { type RedisClient, RedisStore } from './stores/redis.ts'
 import type { CacheStore } from './stores/store.ts'
 
 /** Counted since the cache was made. */
@@ -41,9 +42,15 @@ export interface CacheStats extends Readonly<Totals>, Readonly<InvalidationCount
 }
 
 /** A model: its table, and `cache` to look rows up. */
-export interface Model<Key extends object, Filter extends object, Result, Table extends string = string> {
+export interface Model<
+  Key extends object,
+  Filter extends object,
+  Result,
+  Table extends string = string,
+  Rows = unknown,
+> {
   readonly name: Table
-  readonly cache: ModelCache<Key, Filter, Result>
+  readonly cache: ModelCache<Key, Filter, Result, Rows>
 }
 
 export interface Cache<DB> extends CustomCaches<DB> {
@@ -64,7 +71,14 @@ export interface Cache<DB> extends CustomCaches<DB> {
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
     },
-  ): Model<LookupKey<DB, TB, Keys>, LookupKey<DB, TB, Filters>, Row<DB, TB, Columns[number]>, TB>
+  ): Model<
+    LookupKey<DB, TB, Keys>,
+    LookupKey<DB, TB, Filters>,
+    Row<DB, TB, Columns[number]>,
+    TB,
+    // biome-ignore lint/complexity/noBannedTypes: as Kysely has it, for a query that selects nothing yet
+    SelectQueryBuilder<DB, TB, {}>
+  >
 
   /** The names of the models declared so far. */
   readonly modelNames: readonly string[]
@@ -147,13 +161,17 @@ export interface Cache<DB> extends CustomCaches<DB> {
  */
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const { db, redis, namespace, ...settings } = resolveOptions(options)
-  const store = redis
-    ? new RedisStore(redis, {
-        timeout: settings.storeTimeoutMs,
-        intentReplicas: settings.intentReplicas,
-        marksKey: marksKey(namespace),
-      })
-    : new MemoryStore(settings.memory)
+  const openRedis = (client: RedisClient) =>
+    new RedisStore(client, {
+      timeout: settings.storeTimeoutMs,
+      intentReplicas: settings.intentReplicas,
+      marksKey: marksKey(namespace),
+    })
+  const store = !redis
+    ? new MemoryStore(settings.memory)
+    : settings.enabled
+      ? openRedis(redis)
+      : new LazyStore(() => openRedis(redis))
   const database = db as unknown as Database
   const plain = database.withoutPlugins()
   const source = new KyselySource(database)
@@ -166,7 +184,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     namespace,
     driver,
     settings: settings.wave,
-    useStore: true,
+    useStore: settings.enabled,
     flights: new Flights(),
     totals,
     tableChanged: (model) => binder.unbind(model),
@@ -197,7 +215,10 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   }
   const hub = settings.invalidation === 'triggers' ? hubOf(db) : undefined
   hub?.parties.add(party)
-  const relay = new Relay(party, settings.relay ?? RELAY_DEFAULTS)
+  const relay = new Relay(party, {
+    ...(settings.relay ?? RELAY_DEFAULTS),
+    isStandby: redis !== undefined && !settings.enabled,
+  })
   if (settings.relay) relay.start()
 
   const plan = async (): Promise<InstallPlan> => ({
@@ -236,6 +257,8 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
           'made with withInvalidation(dialect) to use cache.transaction',
           'a plain dialect',
         )
+      // Not inside: it takes a connection, and the transaction may have the only one.
+      await binder.bindWhatFits()
       return runTransaction(parts, db, fn, transactionOptions)
     },
     async install() {

@@ -3,6 +3,7 @@ import { ModelError, OptionError } from './errors.ts'
 import { type CustomCache, createCustomCache } from './loaders/custom-cache.ts'
 import type { ModelCache } from './loaders/model-cache.ts'
 import type { Reader } from './loaders/reader.ts'
+import type { Codec } from './models/codec-layer.ts'
 import { type CustomLoad, defineCustom } from './models/custom.ts'
 import {
   fieldList,
@@ -52,6 +53,10 @@ export interface CustomOptions<
   readonly staleFor?: Duration | undefined
   /** Raise it when `load` makes something else of the same rows. 0 to 65000, default 0. */
   readonly version?: number | undefined
+  /** What encoded values go through on their way to the store. Default: that of the model. */
+  readonly codec?: Codec | undefined
+  /** False: always loaded, batched and memoised, and never taken from the store. Default: that of the model. */
+  readonly enabled?: boolean | undefined
 }
 
 /** One of `load` and `loadOne`. What they load has to follow from the rows of the model with the key's values. */
@@ -169,6 +174,8 @@ interface Given {
   readonly version?: number
   readonly invalidation?: InvalidationMode
   readonly staleFor?: Duration
+  readonly codec?: Codec
+  readonly enabled?: boolean
   readonly single?: boolean
   readonly path?: unknown
   readonly load?: Load
@@ -184,7 +191,18 @@ export interface Declared {
   extend(extended: (definition: ModelDefinition) => ModelDefinition): void
 }
 
-const COMMON = ['name', 'model', 'keyFields', 'ttl', 'negativeTtl', 'version', 'invalidation', 'staleFor']
+const COMMON = [
+  'name',
+  'model',
+  'keyFields',
+  'ttl',
+  'negativeTtl',
+  'version',
+  'invalidation',
+  'staleFor',
+  'codec',
+  'enabled',
+]
 const LOADING = ['load', 'loadOne', 'loadTimeout']
 
 /** @param declared the models of this cache */
@@ -212,7 +230,15 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
   const rows = (given: Given, known: readonly string[], kind: 'key' | 'filter') =>
     declare(given, known, ({ reader: { definition } }) => {
       const fields = fieldList(`${given.name}.keyFields`, given.keyFields)
-      for (const option of ['ttl', 'negativeTtl', 'version', 'invalidation', 'staleFor'] as const) {
+      for (const option of [
+        'ttl',
+        'negativeTtl',
+        'version',
+        'invalidation',
+        'staleFor',
+        'codec',
+        'enabled',
+      ] as const) {
         if (given[option] !== undefined)
           throw new OptionError(
             `${given.name}.${option}`,

@@ -44,3 +44,9 @@ export function checkOptionNames(owner: string, given: object, known: readonly s
       throw new OptionError(`${owner}.${name}`, `left out; known are ${known.join(', ')}`, 'given')
   }
 }
+
+/** @throws OptionError when `given` is neither true nor false. */
+export function booleanOption(option: string, given: unknown): boolean {
+  if (typeof given !== 'boolean') throw new OptionError(option, 'true or false', given)
+  return given
+}

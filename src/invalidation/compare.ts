@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { RowFormError, UnstorableValueError } from '../models/codec.ts'
+import { CodecFailedError, RowFormError, UnstorableValueError } from '../models/codec.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
 import type { Answer, Target } from '../models/target.ts'
@@ -84,8 +84,8 @@ function compare(
       fresh = decode(kind === 'key' ? codec.encodeRow(rows[0] as ResultRow) : codec.encodeRows(rows), 0)
     }
   } catch (error) {
-    // The table has other columns than when the model was bound to it.
-    if (error instanceof RowFormError) return 'unverifiable'
+    // The table has other columns than when the model was bound to it, or a codec of the application fails.
+    if (error instanceof RowFormError || error instanceof CodecFailedError) return 'unverifiable'
     if (!(error instanceof UnstorableValueError)) throw error
   }
   const stored = decode(record, HEADER_BYTES)

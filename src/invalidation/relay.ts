@@ -35,6 +35,11 @@ export interface RelaySettings {
   readonly electionMs: number
   /** Most rows in one turn. */
   readonly batch: number
+  /**
+   * Never elected: looks at the outbox as often as others try to become the relay, and applies only what is older than
+   * that. For a process that is to leave the store alone unless nobody else does the work.
+   */
+  readonly isStandby: boolean
 }
 
 export const RELAY_DEFAULTS: RelaySettings = Object.freeze({
@@ -42,6 +47,7 @@ export const RELAY_DEFAULTS: RelaySettings = Object.freeze({
   graceMs: 100,
   electionMs: 1000,
   batch: 500,
+  isStandby: false,
 })
 
 const MAX_BACKOFF_MS = 2000
@@ -127,10 +133,11 @@ export class Relay {
 
   async #run(): Promise<void> {
     const { db, counters } = this.#party
-    const { pollMs, electionMs } = this.#settings
+    const { pollMs, electionMs, isStandby } = this.#settings
     while (!this.#stopped) {
       try {
         if (!(await outboxExists((query) => db.executeQuery(query)))) await this.#sleep(ABSENT_MS)
+        else if (isStandby) await this.#standBy()
         else if (!(await this.#lead())) await this.#sleep(electionMs)
         this.#failures = 0
       } catch {
@@ -154,6 +161,14 @@ export class Relay {
       if (applied < batch) await this.#sleep(pollMs)
     }
     return true
+  }
+
+  async #standBy(): Promise<void> {
+    const { electionMs, batch } = this.#settings
+    // A server that took over counts from where it was: it may give xids below the floor.
+    this.#floor = '0'
+    const applied = await this.turn(electionMs)
+    if (applied < batch) await this.#sleep(electionMs)
   }
 
   #sleep(ms: number): Promise<void> {

@@ -73,6 +73,12 @@ export class Binder {
     return Promise.all(this.bindings.map((binding) => this.bind(binding)))
   }
 
+  /** Binds what can be bound by now; what cannot is told by its own lookups. */
+  async bindWhatFits(): Promise<void> {
+    if (this.bindings.some(({ bound }) => !bound))
+      await Promise.allSettled(this.bindings.map((each) => this.bind(each)))
+  }
+
   /** Has all models bound anew at their next use: the database may number their stored forms otherwise now. */
   unbindAll(): void {
     for (const binding of this.#bindings.values()) binding.bound = undefined

@@ -1,7 +1,7 @@
-import { InvalidKeyError } from '../errors.ts'
+import { InvalidKeyError, OptionError } from '../errors.ts'
 import { keyAddressed } from '../models/custom.ts'
 import type { Shape } from '../models/shape.ts'
-import { entryKeys, type Target } from '../models/target.ts'
+import { type Answer, entryKeys, type Target } from '../models/target.ts'
 import type { Query } from './model-cache.ts'
 import { forgetEverywhere, type Reader } from './reader.ts'
 
@@ -18,6 +18,20 @@ export interface CustomCache<Key extends object, Positional extends readonly unk
   peek(key: Key): Value | undefined
   /** Forgets a key, in the store and in the memo of the current scope. Rejects StoreUnavailableError. */
   invalidate(key: Key): Promise<void>
+  /**
+   * Has the current scope know a value that the application has already, and nobody else; see `Model.cache.prime`.
+   *
+   * @returns false when nothing was put
+   * @throws InvalidKeyError, CacheClosedError; OptionError for undefined
+   */
+  prime(key: Key, value: Value): boolean
+  /**
+   * Forgets a key, then loads it: the value is of a load that began after the call, and so is what other lookups get
+   * from then on. Rejects as a lookup does; and StoreUnavailableError when the store could not be told.
+   */
+  refresh(key: Key): Promise<Value>
+  /** The cache key of a lookup. Rejects InvalidKeyError, also where nothing is ever cached; ModelError, SourceError. */
+  keyOf(key: Key): Promise<string>
 }
 
 /** @param shape of the model behind `reader` */
@@ -39,6 +53,12 @@ export function createCustomCache<Key extends object, Positional extends readonl
   return Object.assign(query, {
     cacheName: name,
     peek: (key: Key) => reader.peek(() => shape, valuesOf([key])) as Value | undefined,
+    prime(key: Key, value: Value) {
+      if (value === undefined) throw new OptionError(`${name}.prime`, 'a value, or null', value)
+      return reader.prime(() => shape, valuesOf([key]), value as Answer)
+    },
+    refresh: async (key: Key) => (await reader.refresh(() => shape, valuesOf([key]))) as Value,
+    keyOf: async (key: Key) => reader.keyOf(() => shape, valuesOf([key])),
     async invalidate(key: Key) {
       const target = (await reader.bound()).targets.get(shape) as Target
       const address = target.addressOf(valuesOf([key]))

@@ -26,7 +26,7 @@ export interface DispatcherParts {
   readonly namespace: string
   readonly driver: AsyncDriver
   readonly settings: WaveSettings
-  /** False for a transaction: see WaveEnvironment. */
+  /** False for a transaction, and for a cache that is not enabled: see WaveEnvironment. */
   readonly useStore: boolean
   readonly flights: Flights
   /** Counted up. */
@@ -53,6 +53,11 @@ export class Dispatcher {
     return this.#parts.totals
   }
 
+  /** Where rows come from. */
+  get source(): Source {
+    return this.#parts.driver.source
+  }
+
   /** One for the lookups inside a transaction: from SQL alone, through its connection. Counts together with this one. */
   forTransaction(source: Source): Dispatcher {
     return new Dispatcher({ ...this.#parts, driver: this.#parts.driver.withSource(source), useStore: false })
@@ -62,9 +67,10 @@ export class Dispatcher {
    * One wave, which answers its lookups or fails them.
    *
    * @param twins whether several of the lookups may be of one key
+   * @param mayUseStore false: past the store, whatever it is for other waves
    */
-  dispatch(lookups: readonly Lookup[], memoHits: number, twins: boolean): void {
-    const { settings, flights, useStore, totals, driver } = this.#parts
+  dispatch(lookups: readonly Lookup[], memoHits: number, twins: boolean, mayUseStore: boolean): void {
+    const { settings, flights, totals, driver } = this.#parts
     totals.waves++
     // Counted apart only if somebody wants to be told.
     const told = channels.wave.hasSubscribers
@@ -74,7 +80,7 @@ export class Dispatcher {
     const steps = wave(lookups, {
       settings,
       flights,
-      useStore,
+      useStore: mayUseStore && this.#parts.useStore,
       twins,
       counts,
       tableChanged: this.#tableChanged,

@@ -26,11 +26,11 @@ export class AsyncDriver {
   /** For tests; shared with the drivers of transactions. */
   readonly hook: { gate: Gate | undefined }
   readonly #store: CacheStore
-  readonly #source: Source
+  readonly source: Source
 
   constructor(store: CacheStore, source: Source, hook: AsyncDriver['hook'] = { gate: undefined }) {
     this.#store = store
-    this.#source = source
+    this.source = source
     this.hook = hook
   }
 
@@ -78,10 +78,10 @@ export class AsyncDriver {
         return this.#store.fill(step.lease, step.fills)
       case 'select':
         trips.select++
-        return this.#source.select(step.model, step.shape, step.keys)
+        return this.source.select(step.model, step.shape, step.keys)
       case 'load':
         trips.load++
-        return runLoad(this.#source, step.target, step.keys, step.values)
+        return runLoad(this.source, step.target, step.keys, step.values)
       case 'sleep':
         return new Promise((resolve) => setTimeout(resolve, step.ms))
       case 'join':

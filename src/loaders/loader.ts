@@ -1,4 +1,5 @@
 import type { TouchedKeys } from '../models/touched.ts'
+import type { Source } from '../sources/source.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { Lookup } from './lookup.ts'
 import { Memo } from './memo.ts'
@@ -12,14 +13,22 @@ export class ScopeLoader {
   /** Lookups answered by the memo since the last wave. */
   memoHits = 0
   readonly #dispatcher: Dispatcher
+  readonly #usesStore: boolean
   #gathered: Lookup[] = []
   /** Whether lookups of one key may be among those gathered. */
   #twins: boolean
 
-  constructor(dispatcher: Dispatcher, memo: Memo | undefined) {
+  /** @param usesStore false: waves go past the store */
+  constructor(dispatcher: Dispatcher, memo: Memo | undefined, usesStore = true) {
     this.memo = memo
     this.#dispatcher = dispatcher
+    this.#usesStore = usesStore
     this.#twins = memo === undefined
+  }
+
+  /** Where the rows of its waves come from. */
+  get source(): Source {
+    return this.#dispatcher.source
   }
 
   load(lookup: Lookup): Promise<unknown> {
@@ -42,12 +51,12 @@ export class ScopeLoader {
     this.memoHits = 0
     this.#gathered = []
     this.#twins = memo === undefined
-    this.#dispatcher.dispatch(lookups, memoHits, twins)
+    this.#dispatcher.dispatch(lookups, memoHits, twins, this.#usesStore)
   }
 }
 
-export function newScopeLoader(dispatcher: Dispatcher): ScopeLoader {
-  return new ScopeLoader(dispatcher, new Memo())
+export function newScopeLoader(dispatcher: Dispatcher, usesStore: boolean): ScopeLoader {
+  return new ScopeLoader(dispatcher, new Memo(), usesStore)
 }
 
 // Made here, outside any scope: what is made in a scope holds on to it.

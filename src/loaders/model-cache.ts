@@ -1,6 +1,7 @@
+import { type Expression, expressionBuilder, type SelectQueryNode } from 'kysely'
 import { OptionError } from '../errors.ts'
 import { modelPrefix } from '../models/key.ts'
-import { keysNamedBy, shapeOf } from '../models/model.ts'
+import { anyShapeOf, keysNamedBy, shapeOf } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
 import type { OnAbsent } from './lookup.ts'
 import { type CacheParts, forgetEverywhere, type Reader } from './reader.ts'
@@ -11,8 +12,12 @@ export interface Query<Result> {
   resolveAsync(): Promise<Result>
 }
 
-/** `Model.cache`: lookups by the declared shapes. */
-export class ModelCache<Key extends object, Filter extends object, Result> {
+/**
+ * `Model.cache`: lookups by the declared shapes.
+ *
+ * `Rows` is the Kysely query that `invalidateWhere` is given.
+ */
+export class ModelCache<Key extends object, Filter extends object, Result, Rows = unknown> {
   readonly #reader: Reader
 
   /** @internal */
@@ -67,6 +72,91 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
   }
 
   /**
+   * Has the current scope know a row, or a list, that the application has already: from now on lookups in the scope
+   * get this very object, until a write in the scope touches it. What the scope knows already, or is looking up, stays.
+   *
+   * Nothing is put into the store. A row that somebody holds may be older than a write that has invalidated it since,
+   * and would then stay for its whole ttl: only who has the lease may fill, with what was read after. To have the store
+   * know a row that is new, use {@link refresh}.
+   *
+   * @param row null: it does not exist
+   * @returns false when nothing was put: the scope knows the key, there is no scope, the code runs in a transaction of
+   * the cache, or nothing was looked up in the model yet
+   * @throws ShapeNotDeclaredError, InvalidKeyError, CacheClosedError; OptionError for what is no row
+   */
+  prime(key: Key, row: Result | null): boolean
+  prime(filter: Filter, rows: readonly Result[]): boolean
+  prime(values: Key | Filter, answer: Result | null | readonly Result[]): boolean {
+    const kind = Array.isArray(answer) ? 'filter' : 'key'
+    if (typeof answer !== 'object')
+      throw new OptionError(`${this.#reader.definition.name}.prime`, 'a row, null or a list of rows', answer)
+    return this.#reader.prime(this.#shapeOf(kind, values), values as Record<string, unknown>, answer)
+  }
+
+  /**
+   * Forgets a key or filter, in the store and in the current scope's memo, then looks it up: the answer is of SQL that
+   * was sent after the call, and what other lookups get from then on is as fresh. In a transaction of the cache, the
+   * answer is the transaction's own. Field lists that are declared as both are taken for a key.
+   *
+   * Rejects as `getAsync`, but for NotFoundError; and StoreUnavailableError when the store could not be told.
+   *
+   * @returns for a key the row, or null; for a filter the rows
+   */
+  refresh(key: Key): Promise<Result | null>
+  refresh(filter: Filter): Promise<readonly Result[]>
+  refresh(values: Key | Filter): Promise<Result | null | readonly Result[]> {
+    return this.#reader.refresh(this.#anyShapeOf(values), values as Record<string, unknown>) as Promise<
+      Result | null | readonly Result[]
+    >
+  }
+
+  /**
+   * The cache key of a lookup, as it stands in the store (behind the client's own `keyPrefix`): for logs, and for
+   * looking it up by hand. Field lists that are declared as both are taken for a key.
+   *
+   * Rejects ShapeNotDeclaredError, ModelError, SourceError when the table cannot be asked about; InvalidKeyError also
+   * for values under which nothing is ever cached.
+   */
+  keyOf(values: Key | Filter): Promise<string> {
+    return this.#reader.keyOf(this.#anyShapeOf(values), values as Record<string, unknown>)
+  }
+
+  /**
+   * Forgets what is cached for the rows that a condition selects: every key and list they are in, those of custom caches
+   * included, as the rows stand in the database. For writes that no trigger saw.
+   *
+   * ```ts
+   * await User.cache.invalidateWhere((users) => users.where('org_id', '=', 7))
+   * ```
+   *
+   * Rows are read in portions of 5000, by primary key, on the primary; inside `cache.transaction`, through it, and then
+   * they are forgotten at once and not at COMMIT. What fails midway has forgotten the portions before, and may be repeated.
+   *
+   * Rejects OptionError for a query with anything but a `where`, SourceError, ModelError, StoreUnavailableError,
+   * TransactionUseError.
+   *
+   * @returns how many rows were selected
+   */
+  async invalidateWhere(where: (rows: Rows) => Expression<unknown>): Promise<number> {
+    const { name } = this.#reader.definition
+    // Of no database: its plugins would transform the condition twice, here and in the statement it becomes a part of.
+    const rows = expressionBuilder<Record<string, Record<string, unknown>>>().selectFrom(name)
+    const node = where(rows as Rows)?.toOperationNode?.() as SelectQueryNode | undefined
+    const parts = Object.entries(node ?? {}).flatMap(([part, value]) => (value === undefined ? [] : [part]))
+    const others = parts.filter((part) => !['kind', 'from', 'where'].includes(part))
+    const condition = node?.where?.where
+    if (!condition || others.length > 0) {
+      const given = others.length > 0 ? `one with ${others.join(', ')}` : 'none'
+      throw new OptionError(
+        `${name}.invalidateWhere`,
+        'a function that returns the query it was given with a where, and nothing else (clear() forgets all rows)',
+        given,
+      )
+    }
+    return this.#reader.invalidateWhere({ condition: { toOperationNode: () => condition } })
+  }
+
+  /**
    * Forgets what is cached for a key, in the store and in the current scope's memo. Given rows (or one), forgets
    * every key and list they are in as they stand; a row that moved is in two. Writes through a connection with
    * `withInvalidation` need none of this.
@@ -90,6 +180,10 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
 
   #lookup(kind: 'key' | 'filter', given: object, onAbsent: OnAbsent): Promise<unknown> {
     return this.#reader.lookUp(this.#shapeOf(kind, given), given, onAbsent)
+  }
+
+  #anyShapeOf(given: object): () => Shape {
+    return () => anyShapeOf(this.#reader.definition, given)
   }
 
   #shapeOf(kind: 'key' | 'filter', given: object): () => Shape {

@@ -1,8 +1,10 @@
-import { CacheClosedError, TransactionUseError } from '../errors.ts'
-import type { BoundModel, ModelDefinition } from '../models/model.ts'
+import { CacheClosedError, InvalidKeyError, SourceError, TransactionUseError } from '../errors.ts'
+import { type BoundModel, keysOf, type ModelDefinition } from '../models/model.ts'
+import { keysOfStored } from '../models/stored-row.ts'
 import type { Shape } from '../models/shape.ts'
 import type { Answer, Target } from '../models/target.ts'
 import type { TouchedKeys } from '../models/touched.ts'
+import type { Where } from '../sources/source.ts'
 import type { CacheStore } from '../stores/store.ts'
 import type { Binder, Binding } from './binder.ts'
 import type { Dispatcher } from './dispatcher.ts'
@@ -28,6 +30,9 @@ export interface CacheCounters {
 }
 
 type Values = Readonly<Record<string, unknown>>
+
+/** Rows in one statement and one clear of `invalidateWhere`. */
+const WHERE_BATCH = 5000
 
 /** Looks up by the shapes of one model, its own and those of custom caches, in the current scope. */
 export class Reader {
@@ -74,13 +79,76 @@ export class Reader {
     return memo.twinOf(new Lookup(target, values, target.addressOf(values), 'null', undefined))?.answered
   }
 
-  readonly #newLoader = () => newScopeLoader(this.parts.dispatcher)
+  /**
+   * Puts an answer that the application has already into the memo of the current scope, and nowhere else.
+   *
+   * @returns false when there is no memo, something is in it for the key, or the model is not bound yet
+   */
+  prime(shape: () => Shape, values: Values, answer: Answer): boolean {
+    if (this.parts.closed) throw new CacheClosedError(this.parts.namespace)
+    const found = shape()
+    const { bound } = this.#binding
+    const memo = currentScope()?.part(this.parts, this.#newLoader).memo
+    if (!bound || !memo) return false
+    const target = bound.targets.get(found) as Target
+    const lookup = new Lookup(target, values, target.addressOf(values), 'null', memo)
+    if (memo.twinOf(lookup)) return false
+    void lookup.begin()
+    lookup.answer(answer)
+    memo.add(lookup)
+    return true
+  }
+
+  /** The cache key of a lookup. Rejects InvalidKeyError for one that is never cached. */
+  async keyOf(shape: () => Shape, values: Values): Promise<string> {
+    const target = (await this.bound()).targets.get(shape()) as Target
+    const { key, route } = target.addressOf(values)
+    if (route === 'store') return key
+    const problem =
+      route === 'source'
+        ? 'has a value that only the database can compare, so nothing is cached for it'
+        : 'has a value that no row can have, so nothing is cached for it'
+    throw new InvalidKeyError(target.name, target.shape.fields.join(', '), problem)
+  }
+
+  /**
+   * Forgets a key everywhere, then looks it up. What anybody loaded before is refused by the store from then on, so the
+   * answer is of a statement that was sent after the call.
+   */
+  async refresh(shape: () => Shape, values: Values): Promise<unknown> {
+    const bound = await this.bound()
+    const found = shape()
+    await forgetEverywhere(this.parts, { keys: keysOf(bound, found, values), prefixes: [] })
+    return this.lookUp(() => found, values, 'null')
+  }
+
+  /**
+   * Forgets every key of the rows that `where` selects on the primary, or in the transaction this runs in.
+   *
+   * @returns how many rows they are
+   */
+  async invalidateWhere(where: Where): Promise<number> {
+    const bound = await this.bound()
+    const loader = currentScope()?.part(this.parts, this.#newLoader) ?? this.parts.ambient
+    let count = 0
+    const pages = loader.source.rowsWhere(bound, where, WHERE_BATCH)
+    for (;;) {
+      if (loader.ended) throw ended('rows were invalidated')
+      const page = await pages.next().catch((cause: unknown) => {
+        throw new SourceError(this.definition.name, this.definition.primaryKey, cause)
+      })
+      if (page.done) return count
+      await forgetEverywhere(this.parts, { keys: keysOfStored(bound, page.value), prefixes: [] })
+      count += page.value.length
+    }
+  }
+
+  readonly #newLoader = () => newScopeLoader(this.parts.dispatcher, currentScope()?.usesStore ?? true)
 
   #load(bound: BoundModel, shape: Shape, values: Values, onAbsent: OnAbsent): Promise<unknown> {
     const loader = this.#loader(currentScope())
     const { memo } = loader
-    if (loader.ended)
-      throw new TransactionUseError('a lookup was made in a transaction that has ended; await it inside')
+    if (loader.ended) throw ended('a lookup was made')
     const found = shape.single === undefined ? undefined : memo?.find(shape, values[shape.single])
     if (found) return this.#known(loader, found, onAbsent)
     const target = bound.targets.get(shape) as Target
@@ -100,6 +168,10 @@ export class Reader {
     this.parts.counters.outOfScope++
     return this.parts.ambient
   }
+}
+
+function ended(what: string): TransactionUseError {
+  return new TransactionUseError(`${what} in a transaction that has ended; await it inside`)
 }
 
 /** Forgets keys and whole models, in the store and in the current scope's memo. Rejects StoreUnavailableError. */

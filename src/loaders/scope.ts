@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import DataLoader from 'dataloader'
+import { booleanOption, checkOptionNames } from '../options.ts'
 
 /**
  * One request, job or loop turn. It owns the loaders of every cache that is used in it, so two lookups of one key
@@ -8,13 +9,19 @@ import DataLoader from 'dataloader'
 export class Scope {
   /** The scope this one is a part of, if it is a transaction's; that one's memo then goes on outside of it. */
   readonly parent: Scope | undefined
+  /** False: lookups in it are answered by SQL and its memo alone. */
+  readonly usesStore: boolean
   /** Per cache, what it keeps for this scope. */
   readonly #parts = new Map<object, unknown>()
   #loaders: Map<string, unknown> | undefined
 
-  /** @param parent its parts are this scope's parts too, but for those that `set` replaces */
-  constructor(parent?: Scope) {
+  /**
+   * @param parent its parts are this scope's parts too, but for those that `set` replaces
+   * @internal
+   */
+  constructor(parent?: Scope, usesStore = parent?.usesStore ?? true) {
     this.parent = parent
+    this.usesStore = usesStore
   }
 
   /**
@@ -61,6 +68,18 @@ export class Scope {
   }
 
   /**
+   * Forgets what was looked up, and all loaders. What `set` has put here stays: a transaction reads through its
+   * connection until it ends.
+   *
+   * @internal
+   */
+  reset(): void {
+    if (this.parent) this.parent.reset()
+    else this.#parts.clear()
+    this.#loaders = undefined
+  }
+
+  /**
    * Lets go of the memo when the work is done, which the scope itself may outlive by far: Node keeps it in every
    * promise, timer and write request that was made in it, and V8 may have moved one of those to its old space.
    *
@@ -79,9 +98,26 @@ export function currentScope(): Scope | undefined {
   return storage.getStore()
 }
 
+/**
+ * Has the current scope begin anew: its memo and its own loaders are forgotten, for what goes on so long that it must
+ * see what others have written since. Lookups under way still answer those who wait for them, and nobody else. Outside
+ * of any scope, does nothing.
+ */
+export function resetScope(): void {
+  currentScope()?.reset()
+}
+
 /** Runs `fn` in `scope`. */
 export function runInScope<Result>(scope: Scope, fn: () => Result): Result {
   return storage.run(scope, fn)
+}
+
+export interface ScopeOptions {
+  /**
+   * False: lookups in the scope are answered by SQL, batched and memoised as always; the store is neither asked nor
+   * filled. Writes invalidate as always. Default: as in the scope around it, and true where there is none.
+   */
+  readonly store?: boolean | undefined
 }
 
 /**
@@ -92,12 +128,18 @@ export function runInScope<Result>(scope: Scope, fn: () => Result): Result {
  * ```ts
  * const handler = runInLoop(async (req) => { ... })
  * ```
+ *
+ * @throws OptionError
  */
 export function runInLoop<This, Args extends unknown[], Result>(
   fn: (this: This, ...args: Args) => Result,
+  options: ScopeOptions = {},
 ): (this: This, ...args: Args) => Result {
+  checkOptionNames('runInLoop', options, ['store'])
+  const { store } = options
+  if (store !== undefined) booleanOption('runInLoop.store', store)
   return function (this: This, ...args: Args): Result {
-    const scope = new Scope()
+    const scope = new Scope(undefined, store ?? currentScope()?.usesStore)
     const result = storage.run(scope, () => fn.apply(this, args))
     if (result instanceof Promise) {
       const end = () => scope.end()

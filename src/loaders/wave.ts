@@ -1,5 +1,5 @@
 import { LoadError, messageOf, NotUniqueError, SourceError } from '../errors.ts'
-import { RowFormError, UnstorableValueError } from '../models/codec.ts'
+import { CodecFailedError, RowFormError, UnstorableValueError } from '../models/codec.ts'
 import { DoNotCache } from '../models/custom.ts'
 import { staleKeyOf } from '../models/key.ts'
 import type { BoundModel } from '../models/model.ts'
@@ -83,7 +83,7 @@ export interface WaveCounts {
   waitedOut: number
   /** Keys whose record was no record of ours, or could not be decoded. */
   damaged: number
-  /** Loaded values that were answered but not cached: too large, too many rows, or of a type the codec cannot keep. */
+  /** Loaded values that were answered but not cached: too large, too many rows, or not to be encoded. */
   uncached: number
   storeErrors: number
   sourceErrors: number
@@ -167,6 +167,7 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   counts.lookups += lookups.length
   const entries: Entry[] = []
   const uncertain: Entry[] = []
+  const unstored: Entry[] = []
   const byKey = env.twins ? new Map<string, Entry>() : undefined
   for (const lookup of lookups) {
     const { key, route } = lookup.address
@@ -181,7 +182,9 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
     }
     const entry = new Entry(lookup)
     byKey?.set(key, entry)
-    ;(route === 'store' ? entries : uncertain).push(entry)
+    if (route !== 'store') uncertain.push(entry)
+    else if (lookup.target.usesStore) entries.push(entry)
+    else unstored.push(entry)
   }
   counts.bypassed += uncertain.length
   counts.keys += entries.length
@@ -197,8 +200,8 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
       counts.storeErrors++
     }
   }
-  if (open.length + uncertain.length === 0) return
-  yield* new Load(env).run(open, uncertain, storeFailed)
+  if (open.length + uncertain.length + unstored.length === 0) return
+  yield* new Load(env).run(open, uncertain, unstored, storeFailed)
 }
 
 /** Asks the store; answers what it has, and returns the rest. */
@@ -287,8 +290,14 @@ class Load {
     this.#env = env
   }
 
-  *run(open: readonly Entry[], uncertain: readonly Entry[], storeFailed: boolean): Wave {
+  *run(
+    open: readonly Entry[],
+    uncertain: readonly Entry[],
+    unstored: readonly Entry[],
+    storeFailed: boolean,
+  ): Wave {
     const tasks = uncertain.map((entry) => this.#select([entry], null))
+    tasks.push(...this.#selects(unstored, null))
     if (storeFailed) tasks.push(...this.#selects(open, null))
     else if (open.length > 0) tasks.push(this.#settle(open, 0))
     try {
@@ -536,9 +545,10 @@ class Load {
       counts.uncached++
     } catch (error) {
       if (error instanceof UnstorableValueError) return unstorable(error)
-      if (!(error instanceof RowFormError)) throw error
+      const isTableChanged = error instanceof RowFormError
+      if (!isTableChanged && !(error instanceof CodecFailedError)) throw error
       counts.uncached++
-      this.#env.tableChanged(target.model)
+      if (isTableChanged) this.#env.tableChanged(target.model)
     }
     return undefined
   }

@@ -25,6 +25,11 @@ export class RowFormError extends Error {
   }
 }
 
+/** A {@link Codec} of the application, or a compression, that could not encode what it was given. */
+export class CodecFailedError extends Error {
+  override readonly name = 'CodecFailedError'
+}
+
 /**
  * Thrown by the readers when bytes are not what the writers write; it never leaves the codec. One object for all:
  * damage is an ordinary miss, and many damaged records must not cost many stack traces.

@@ -5,7 +5,7 @@ import { RowReader, RowWriter } from './codec-fields.ts'
 import { type FieldType, fieldType, RowForms } from './codec-forms.ts'
 import { type ColumnContext, MAX_VALUE_TYPES, mergeTags, Tag, tagOf, type ValueType } from './codec-values.ts'
 
-export { RowFormError, UnstorableValueError } from './codec-errors.ts'
+export { CodecFailedError, RowFormError, UnstorableValueError } from './codec-errors.ts'
 export type { ValueType } from './codec-values.ts'
 
 type Row = Readonly<Record<string, unknown>>

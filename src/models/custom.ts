@@ -1,5 +1,6 @@
 import { InvalidKeyError } from '../errors.ts'
-import { type Duration, durationMs, integerOption } from '../options.ts'
+import { booleanOption, type Duration, durationMs, integerOption } from '../options.ts'
+import { type Codec, checkCodec } from './codec-layer.ts'
 import { escapeKeyPart } from './key.ts'
 import {
   fieldList,
@@ -51,6 +52,9 @@ export interface CustomDefinition {
   readonly negativeTtlMs: number
   readonly version: number
   readonly invalidation: Invalidation
+  readonly codec: Codec | undefined
+  /** False: lookups go past the store. */
+  readonly enabled: boolean
 }
 
 export interface CustomMeta extends InvalidationMeta {
@@ -59,6 +63,8 @@ export interface CustomMeta extends InvalidationMeta {
   readonly ttl?: Duration | undefined
   readonly negativeTtl?: Duration | undefined
   readonly version?: number | undefined
+  readonly codec?: Codec | undefined
+  readonly enabled?: boolean | undefined
 }
 
 /**
@@ -88,6 +94,8 @@ export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: Cus
       negativeTtlMs,
       version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),
       invalidation: invalidationOf(at, meta, model.invalidation, model.consistency === 'strict'),
+      codec: meta.codec === undefined ? model.codec : checkCodec(at('codec'), meta.codec),
+      enabled: booleanOption(at('enabled'), meta.enabled ?? model.enabled),
     }),
   })
 }

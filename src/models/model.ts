@@ -1,11 +1,12 @@
 import { InvalidKeyError, ModelError, OptionError, ShapeNotDeclaredError } from '../errors.ts'
-import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
+import { booleanOption, checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { canonicalizerOf, canonicalPrint } from './canonical.ts'
 import { createRowCodec, type RowCodec, type ValueType } from './codec.ts'
+import { type Codec, checkCodec, throughCodec } from './codec-layer.ts'
 import type { ColumnInfo, TableInfo } from './column.ts'
 import type { CustomDefinition } from './custom.ts'
 import { keyOf, modelPrefix } from './key.ts'
-import { createAddressOf, defineShape, type Shape } from './shape.ts'
+import { type Address, createAddressOf, defineShape, type Shape } from './shape.ts'
 import {
   CustomTarget,
   entryKeys,
@@ -50,6 +51,13 @@ export interface ModelMeta<
    * is rolled back with StrictWriteError. `'proceed'`: it goes on with the promises of `'default'`.
    */
   readonly onRedisDown?: 'abort' | 'proceed' | undefined
+  /** What encoded rows go through on their way to the store, such as `compressed()`. Default: they are stored as they are. */
+  readonly codec?: Codec | undefined
+  /**
+   * False: lookups are answered by SQL, batched and memoised as always, and never by the store. Writes invalidate what
+   * other processes have there. Default true.
+   */
+  readonly enabled?: boolean | undefined
   /** What writes do to what is cached. See {@link InvalidationMeta}. Default `'delete'`. */
   readonly invalidation?: InvalidationMode | undefined
   /** For `invalidation: 'mark-stale'`: how long the old answer may be given after a write. */
@@ -98,6 +106,9 @@ export interface ModelDefinition {
   readonly strictness: 'abort' | 'proceed' | undefined
   /** Of its rows. */
   readonly invalidation: Invalidation
+  readonly codec: Codec | undefined
+  /** False: lookups go past the store. */
+  readonly enabled: boolean
 }
 
 const META_NAMES = [
@@ -114,6 +125,8 @@ const META_NAMES = [
   'onRedisDown',
   'invalidation',
   'staleFor',
+  'codec',
+  'enabled',
 ]
 
 /** Room above it is left for "every value that is there is older", see stores/entry.ts. */
@@ -159,6 +172,8 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     maxListRows: integerOption(at('maxListRows'), meta.maxListRows ?? 10_000, 0),
     ...strictnessOf(at, meta),
     invalidation: invalidationOf(at, meta, { mode: 'delete', staleForMs: 0 }, meta.consistency === 'strict'),
+    codec: meta.codec === undefined ? undefined : checkCodec(at('codec'), meta.codec),
+    enabled: booleanOption(at('enabled'), meta.enabled ?? true),
   })
 }
 
@@ -302,8 +317,22 @@ function onlyField(values: unknown): string | undefined {
   return only
 }
 
-function searchShape(model: ModelDefinition, kind: 'key' | 'filter', values: unknown): Shape {
-  const shapes = kind === 'key' ? model.keyShapes : model.filterShapes
+/**
+ * As {@link shapeOf}, of either kind: a key where the fields are declared as both.
+ *
+ * @throws ShapeNotDeclaredError, InvalidKeyError
+ */
+export function anyShapeOf(model: ModelDefinition, values: unknown): Shape {
+  return searchShape(model, 'any', values)
+}
+
+function searchShape(model: ModelDefinition, kind: 'key' | 'filter' | 'any', values: unknown): Shape {
+  const shapes =
+    kind === 'any'
+      ? [...model.keyShapes, ...model.filterShapes]
+      : kind === 'key'
+        ? model.keyShapes
+        : model.filterShapes
   if (typeof values !== 'object' || values === null) {
     const example = shapes[0] ? `{ ${shapes[0].fields.join(', ')} }` : 'an object'
     throw new InvalidKeyError(model.name, '', `is missing: a lookup takes an object such as ${example}`)
@@ -320,7 +349,7 @@ function searchShape(model: ModelDefinition, kind: 'key' | 'filter', values: unk
   throw new ShapeNotDeclaredError(
     model.name,
     given,
-    kind === 'key' ? 'keyFields' : 'filterFields',
+    kind === 'filter' ? 'filterFields' : 'keyFields',
     shapes.map((shape) => shape.fields),
   )
 }
@@ -355,10 +384,13 @@ export function bindModel(
     if (!column) throw new ModelError(definition.name, `the table has no column for field '${field}'`)
     return column
   }
-  const codec = createRowCodec(
-    table.columns.map((column) => column.field),
-    // A column that keeps its name and changes its type is another stored form.
-    { salt: storedForm(definition, table), valueTypes },
+  const codec = throughCodec(
+    createRowCodec(
+      table.columns.map((column) => column.field),
+      // A column that keeps its name and changes its type is another stored form.
+      { salt: storedForm(definition, table), valueTypes },
+    ),
+    definition.codec,
   )
   const targets = new Map<Shape, Target>()
   const model: BoundModel = Object.freeze({ definition, table, codec, schema, prefix, targets })
@@ -383,7 +415,10 @@ export function bindModel(
 function targetOf(parts: TargetParts, schema: number | undefined, valueTypes: readonly ValueType[]): Target {
   const { custom, kind, fields } = parts.shape
   if (!custom) return kind === 'key' ? new RowTarget(parts) : new RowsTarget(parts)
-  const codec = createRowCodec([VALUE], { salt: customForm(fields, custom), valueTypes })
+  const codec = throughCodec(
+    createRowCodec([VALUE], { salt: customForm(fields, custom), valueTypes }),
+    custom.codec,
+  )
   return new CustomTarget(parts, custom, schema ?? custom.version, codec)
 }
 
@@ -422,11 +457,7 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
     const target = model.targets.get(shape) as Target
     for (const addressOf of [target.addressOf, target.addressOfStored]) {
       try {
-        const { key, route, texts } = addressOf(given)
-        if (route === 'store') for (const each of entryKeys(target, key)) keys.add(each)
-        // No lookup by this very text is cached, but one by another text of the same value may be.
-        else if (route === 'source')
-          keys.add(keyOf(shapePrefix(model.prefix, shape), printedTexts(model, shape, texts)))
+        for (const key of keysAt(model, shape, addressOf(given))) keys.add(key)
       } catch (error) {
         // A row may well hold what no key can be, such as NaN.
         if (shapes.length === 1) throw error
@@ -434,6 +465,27 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
     }
   }
   return [...keys]
+}
+
+/**
+ * The keys to clear for a lookup: one, or none where nothing is ever cached.
+ *
+ * @throws InvalidKeyError
+ */
+export function keysOf(
+  model: BoundModel,
+  shape: Shape,
+  values: Readonly<Record<string, unknown>>,
+): readonly string[] {
+  return keysAt(model, shape, (model.targets.get(shape) as Target).addressOf(values))
+}
+
+export function keysAt(model: BoundModel, shape: Shape, { key, route, texts }: Address): readonly string[] {
+  const target = model.targets.get(shape) as Target
+  if (route === 'store') return entryKeys(target, key)
+  if (route === 'nowhere') return []
+  // No lookup by this very text is cached, but one by another text of the same value may be.
+  return entryKeys(target, keyOf(shapePrefix(model.prefix, shape), printedTexts(model, shape, texts)))
 }
 
 function printedTexts(
@@ -458,11 +510,11 @@ function isInteger([column, ...others]: readonly ColumnInfo[]): boolean {
  */
 export function customForm(
   fields: readonly string[],
-  { name, version, load }: CustomDefinition,
+  { name, version, load, codec }: CustomDefinition,
   rows = '',
 ): string {
   const path = load.kind === 'related' ? [load.path, load.single] : []
-  return JSON.stringify(['custom', name, fields, version, load.kind, ...path, rows])
+  return JSON.stringify(['custom', name, fields, version, load.kind, ...path, rows, ...nameOf(codec)])
 }
 
 /** What of a model decides the meaning of its stored bytes, as a text to compare. */
@@ -470,5 +522,11 @@ export function storedForm(definition: ModelDefinition, table: TableInfo): strin
   return JSON.stringify([
     definition.version,
     table.columns.map(({ field, name, type }) => [field, name, type]),
+    ...nameOf(definition.codec),
   ])
+}
+
+/** Nothing without a codec, so that the forms of those who use none stay what they were. */
+function nameOf(codec: Codec | undefined): readonly string[] {
+  return codec ? [codec.name] : []
 }

@@ -20,6 +20,8 @@ export interface Target {
   readonly negativeTtlMs: number
   /** How long what a write has marked stale may be answered, ms; 0: not at all. */
   readonly staleForMs: number
+  /** False: its lookups go past the store. */
+  readonly usesStore: boolean
   /** Whether its values are one integer: a number can stand for them. */
   readonly isInteger: boolean
   readonly addressOf: AddressOf
@@ -50,6 +52,7 @@ abstract class ModelTarget {
   readonly ttlMs: number
   readonly negativeTtlMs: number
   readonly staleForMs: number
+  readonly usesStore: boolean
   readonly isInteger: boolean
   readonly addressOf: AddressOf
   readonly addressOfStored: AddressOf
@@ -63,6 +66,7 @@ abstract class ModelTarget {
     this.ttlMs = model.definition.ttlMs
     this.negativeTtlMs = model.definition.negativeTtlMs
     this.staleForMs = model.definition.invalidation.staleForMs
+    this.usesStore = model.definition.enabled
     this.isInteger = isInteger
     this.addressOf = addressOf
     this.addressOfStored = addressOfStored
@@ -112,6 +116,7 @@ export class CustomTarget implements Target {
   readonly ttlMs: number
   readonly negativeTtlMs: number
   readonly staleForMs: number
+  readonly usesStore: boolean
   readonly isInteger: boolean
   readonly addressOf: AddressOf
   readonly addressOfStored: AddressOf
@@ -128,6 +133,7 @@ export class CustomTarget implements Target {
     this.ttlMs = custom.ttlMs
     this.negativeTtlMs = custom.negativeTtlMs
     this.staleForMs = custom.invalidation.staleForMs
+    this.usesStore = custom.enabled
     this.#codec = codec
   }
 

@@ -1,11 +1,12 @@
-import { expressionBuilder, type SelectQueryBuilder, sql } from 'kysely'
+import { expressionBuilder, type RawBuilder, type SelectQueryBuilder, sql } from 'kysely'
 import type { ColumnInfo, TableInfo } from '../models/column.ts'
 import type { Hop } from '../models/custom.ts'
 import type { BoundModel, ModelDefinition } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
+import { recordedFields, type StoredRow } from '../models/stored-row.ts'
 import type { Database, Tables } from './database.ts'
 import { describeTable } from './describe.ts'
-import type { KeyTexts, ResultRow, Source } from './source.ts'
+import type { KeyTexts, ResultRow, Source, Where } from './source.ts'
 
 /** The aliases of the model's table and of the keys it is joined to. No table of a schema is called like this. */
 const ROW = 'loadstonerow'
@@ -13,6 +14,7 @@ const KEY = 'loadstonekey'
 /** The result column that tells which key a row belongs to. Without an underscore: naming plugins leave it alone. */
 const ORDINAL = 'loadstoneord'
 const COUNT = 'loadstonecount'
+const TEXTS = 'loadstonetexts'
 
 /** For parts of statements: plugins would transform a part by itself, and then once more as a part of the whole. */
 const WITHOUT_PLUGINS = expressionBuilder<Tables>()
@@ -80,6 +82,49 @@ export class KyselySource implements Source {
     const counts = new Array<number>(keys.length).fill(0)
     for (const row of rows) counts[Number(row[ORDINAL]) - 1] = Number(row[COUNT])
     return counts
+  }
+
+  async *rowsWhere(
+    model: BoundModel,
+    where: Where,
+    limit: number,
+  ): AsyncGenerator<readonly StoredRow[], void> {
+    const { name, primaryKey } = model.definition
+    const columnOf = (field: string) => sql.ref(`${name}.${field}`)
+    const fields = recordedFields(model)
+    const texts = fields.map((field) => printed(model, field, columnOf(field)))
+    // In parentheses: whatever it is, the rest is said besides. As one column, which no plugin renames.
+    const selected = this.#db
+      .selectFrom(name)
+      .select(sql<string>`json_build_array(${sql.join(texts)})::text`.as(TEXTS))
+      .where(sql<boolean>`(${where.condition})`)
+    const rowsOf = async (query: typeof selected) =>
+      (await query.execute()).map((row) => storedRow(model, fields, row[TEXTS]))
+
+    const order = sql.join(primaryKey.map(columnOf))
+    const nullable = primaryKey.filter((field) => model.table.byField.get(field)?.nullable)
+    const isNull = nullable.map((field) => sql`${columnOf(field)} is null`)
+    const numbered = primaryKey
+      .reduce((query, field) => query.orderBy(columnOf(field)), selected)
+      .limit(limit)
+    const first =
+      isNull.length === 0 ? numbered : numbered.where(sql<boolean>`not (${sql.join(isNull, sql` or `)})`)
+    for (let query = first; ; ) {
+      const rows = await rowsOf(query)
+      const last = rows.at(-1)
+      if (last) yield rows
+      if (!last || rows.length < limit) break
+      const from = primaryKey.map((field) => {
+        const { sqlType } = model.table.byField.get(field) as ColumnInfo
+        return sql`${last[field]}::text::${sql.raw(sqlType)}`
+      })
+      query = first.where(sql<boolean>`(${order}) > (${sql.join(from)})`)
+    }
+    // No order tells these apart. A primary key has none of them; what else is declared as one has few.
+    if (isNull.length > 0) {
+      const rows = await rowsOf(selected.where(sql<boolean>`(${sql.join(isNull, sql` or `)})`))
+      if (rows.length > 0) yield rows
+    }
   }
 
   /** The keys, each joined to its rows. */
@@ -179,6 +224,37 @@ function keyValue(model: BoundModel, field: string, index: number) {
 
 function keyText(index: number) {
   return sql.raw(`${KEY}.c${index}`)
+}
+
+/**
+ * A column as text. Unlike a cast alone, it says the same whatever the settings of the session are, and unlike what the
+ * driver makes of it, nothing is missing: a JS Date has no microseconds.
+ */
+function printed(model: BoundModel, field: string, column: RawBuilder<unknown>): RawBuilder<string> {
+  switch (model.table.byField.get(field)?.type) {
+    case 'timestamptz':
+      return sql`to_json(${column} at time zone 'UTC') #>> '{}'`
+    case 'timestamp':
+    case 'date':
+      return sql`to_json(${column}) #>> '{}'`
+    case 'bytea':
+      return sql`'\\x' || encode(${column}, 'hex')`
+    default:
+      return sql`${column}::text`
+  }
+}
+
+/** @param texts what `rowsWhere` selects; a plugin may have parsed it */
+function storedRow(model: BoundModel, fields: readonly string[], texts: unknown): StoredRow {
+  const list = (typeof texts === 'string' ? JSON.parse(texts) : texts) as readonly (string | null)[]
+  return Object.fromEntries(
+    fields.map((field, i) => {
+      const text = list[i] as string | null
+      const isMoment = model.table.byField.get(field)?.type === 'timestamptz'
+      // 'infinity' has no zone.
+      return [field, isMoment ? (text?.replace(/^\d[^ ]*/, '$&+00') ?? null) : text]
+    }),
+  )
 }
 
 /** For each distinct set of NULL columns among the keys, a number with their bits. */

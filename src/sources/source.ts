@@ -2,11 +2,17 @@ import type { TableInfo } from '../models/column.ts'
 import type { Hop } from '../models/custom.ts'
 import type { BoundModel, ModelDefinition } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
+import type { StoredRow } from '../models/stored-row.ts'
 
 export type ResultRow = Readonly<Record<string, unknown>>
 
 /** The canonical texts of one key, in the order of the shape's fields; null is NULL. */
 export type KeyTexts = readonly (string | null)[]
+
+/** A condition on the rows of a model's table, in the language of the source. */
+export interface Where {
+  readonly condition: unknown
+}
 
 /**
  * Where rows come from. A source knows nothing of stores and leases. The rows it returns are the caller's alone.
@@ -37,6 +43,12 @@ export interface Source {
     last: ModelDefinition,
     keys: readonly KeyTexts[],
   ): Promise<ResultRow[][]>
+
+  /**
+   * The rows of a model that a condition selects, in portions, each by a statement of its own on the primary. A row that
+   * is there all the time is in one portion, by its primary key.
+   */
+  rowsWhere(model: BoundModel, where: Where, limit: number): AsyncGenerator<readonly StoredRow[], void>
 
   /** What functions of the application load through: the Kysely instance, or a transaction. */
   readonly db: unknown

@@ -58,6 +58,10 @@ export interface Portal {
   readonly databaseUrl?: string
   /** Another Kysely on the same server, of so many connections. */
   withPool(max: number): Kysely<PortalTables>
+  /** SQL by another program, which nobody applies yet. */
+  run(statement: string): Promise<unknown>
+  /** A write that no trigger sees. */
+  unseen(statement: string): Promise<unknown>
   /** Another cache of the same namespace, as another process has it. It has to declare its own models. */
   another(options?: Partial<CacheOptions<PortalTables>>): Cache<PortalTables>
   close(): Promise<void>
@@ -99,6 +103,8 @@ async function open(
     cache,
     models: declareModels(cache),
     another,
+    run,
+    unseen: (statement) => run(`begin; set local session_replication_role = replica; ${statement}; commit`),
     async elsewhere(statement) {
       await run(statement)
       while ((await insidesOf(cache).relay.turn(0)) > 0);

@@ -35,6 +35,14 @@ describe.each(Object.entries(PLACES))('cache.transaction, on %s', (_place, openC
     expect(await idsOf('b')).toEqual([1, 4, 5])
   })
 
+  test('the first lookup of all may be inside: it needs no other connection', async () => {
+    const { cache, Person } = company.another()
+    await cache.transaction(async (trx) => {
+      await trx.updateTable('people').set({ name: 'Ada' }).where('id', '=', 1).execute()
+      expect((await Person.cache.getAsync({ id: 1 })).name).toBe('Ada')
+    })
+  })
+
   test('lookups inside are batched: one statement per shape, and nothing at the store', async () => {
     const { cache, Person } = company
     await nameOf(1) // cached, and still not taken from there
