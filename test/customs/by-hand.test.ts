@@ -10,6 +10,7 @@ import {
   runInLoop,
   ShapeNotDeclaredError,
   SourceError,
+  StoreUnavailableError,
   TransactionUseError,
 } from 'loadstone'
 import { expectTrips, holdSteps } from 'loadstone/testing'
@@ -180,6 +181,21 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
       expect((await slow).name).toBe('user 1')
       await portal.cache.idle()
       expect((await User.cache.getAsync({ id: 1 })).name).toBe('Ada')
+    })
+
+    test('rejects when the store cannot be told: others would go on with what it has', async () => {
+      const Names = await names()
+      const { User } = portal.models
+      const { store } = insidesOf(portal.cache)
+      const clear = store.clear.bind(store)
+      store.clear = () => Promise.reject(new StoreUnavailableError('as told'))
+      await expect(User.cache.refresh({ id: 1 })).rejects.toThrow(StoreUnavailableError)
+      await expect(Names.refresh({ team_id: 1 })).rejects.toThrow(StoreUnavailableError)
+      await expect(User.cache.invalidateWhere((users) => users.where('id', '=', 1))).rejects.toThrow(
+        StoreUnavailableError,
+      )
+      store.clear = clear
+      expect(await User.cache.refresh({ id: 1 })).toMatchObject({ id: 1 })
     })
 
     test('inside cache.transaction reads through it, and fills nothing', async () => {
@@ -391,7 +407,8 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
       const read = () => inScope(() => Promise.all(ids.map((id) => Tag.cache.getAsync({ id }))))
       await read()
       await cache.idle()
-      expect(await Tag.cache.invalidateWhere((tags) => tags.where('id', '>', 1000))).toBe(100_000)
+      const where = sql<boolean>`id > 1000 or id < 0`
+      expect(await Tag.cache.invalidateWhere((tags) => tags.where(where))).toBe(100_000)
       await expectTrips(cache, { ...COLD, select: 1 }, read)
     }, 60_000)
 

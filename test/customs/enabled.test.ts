@@ -91,6 +91,8 @@ describe.each(Object.entries(PLACES))('on %s', (place, openPortal) => {
       await reader.cache.close()
       await portal.cache.close()
       const off = process({ enabled: false }, strict)
+      // PGlite has one connection, on which the tables cannot be asked about inside the transaction.
+      await off.cache.ready()
       await off.cache.transaction(async (trx) => {
         await trx.updateTable('users').set({ name: 'Ada' }).where('id', '=', 1).execute()
         expect((await off.User.cache.getAsync({ id: 1 })).name).toBe('Ada')

@@ -134,6 +134,40 @@ test('invalidate takes keys, filters and rows, one or many', async () => {
   void User.cache.invalidate({ age: 3 })
 })
 
+test('what is done by hand takes keys and filters as lookups do, and conditions on the table', async () => {
+  const user = await User.cache.getAsync({ id: 42 })
+  expectTypeOf(await User.cache.refresh({ id: 42 })).toEqualTypeOf<typeof user | null>()
+  expectTypeOf(await User.cache.refresh({ org_id: 7, role: 'admin' })).toEqualTypeOf<
+    readonly (typeof user)[]
+  >()
+  expectTypeOf(await User.cache.keyOf({ first_name: 'Zoë' })).toEqualTypeOf<string>()
+  expectTypeOf(User.cache.prime({ id: 42 }, user)).toEqualTypeOf<boolean>()
+  User.cache.prime({ id: 42 }, null)
+  User.cache.prime({ first_name: 'Zoë' }, [user])
+  expectTypeOf(
+    await User.cache.invalidateWhere((users) =>
+      users
+        .where('org_id', '=', 7)
+        .where(({ exists, selectFrom }) => exists(selectFrom('audit').select('at'))),
+    ),
+  ).toEqualTypeOf<number>()
+
+  // @ts-expect-error no field list has it
+  void User.cache.refresh({ age: 3 })
+  // @ts-expect-error no field list has it
+  void User.cache.keyOf({ role: 'admin' })
+  // @ts-expect-error a list is no row
+  User.cache.prime({ id: 42 }, [user])
+  // @ts-expect-error half a row
+  User.cache.prime({ id: 42 }, { id: 42 })
+  // @ts-expect-error no column is called so
+  void User.cache.invalidateWhere((users) => users.where('age', '=', 3))
+  // @ts-expect-error of another table
+  void User.cache.invalidateWhere((users) => users.where('amount', '=', 3n))
+  // @ts-expect-error not the query
+  void User.cache.invalidateWhere(() => true)
+})
+
 test('code may be written for any model', async () => {
   async function all<Key extends object, Filter extends object, Result>(
     model: Model<Key, Filter, Result>,
