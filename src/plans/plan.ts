@@ -23,6 +23,9 @@ type IfNullable<Known, Inputs extends readonly (keyof Known)[], Value> = [
   ? never
   : Value
 
+/** Their union; one of them where it is all of it, so that `[]` adds nothing to a list of rows. */
+type Either<Value, Other> = [Other] extends [Value] ? Value : Value | Other
+
 type WithNode<Known, Node extends string, Value> = {
   [N in keyof Known | Node]: N extends keyof Known ? Known[N] : Value
 }
@@ -84,7 +87,7 @@ export class Plan<Known extends object> {
     inputs: Inputs,
     way: (inputs: InputsOf<Known, Inputs>) => Result,
     options?: WayOptions<OnNull>,
-  ): Plan<WithNode<Known, Node, Settled<Result> | IfNullable<Known, Inputs, OnNull>>> {
+  ): Plan<WithNode<Known, Node, Either<Settled<Result>, IfNullable<Known, Inputs, OnNull>>>> {
     if (this.#ways.some((other) => other.node === node))
       throw new OptionError('node', 'a name that has no way yet (add another with `way`)', node)
     return this.#with(node, inputs, way, options)
