@@ -23,13 +23,13 @@ export interface Path<Way> {
 }
 
 /** How many choices are looked at before the best so far is taken: far more than a graph drawn by hand has. */
-const MAX_CHOICES = 50_000
+const MAX_CHOICES = 20_000
 
 /**
  * The path from what is given to what is wanted with the fewest waves and, among those, the lowest cost; where paths are
  * alike, the one by the ways declared first. It goes to each node once, and to none that is given.
  *
- * Always of the fewest waves; of the lowest cost unless there are more than 50,000 choices to compare.
+ * Always of the fewest waves; of the lowest cost unless there are more than 20,000 choices to compare.
  *
  * @returns undefined when something wanted cannot be reached
  */
