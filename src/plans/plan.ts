@@ -1,15 +1,19 @@
 import { LRUCache } from 'lru-cache'
 import { OptionError, PlanError } from '../errors.ts'
-import type { Query } from '../loaders/model-cache.ts'
 import { checkOptionNames } from '../options.ts'
 import { explainPath } from './explain.ts'
 import { findPath, missingFor, type Path, type WayCost } from './planner.ts'
 
+/** A query, whatever else it can be asked. */
+interface AnyQuery<Value> {
+  resolveAsync(): Promise<Value>
+}
+
 /** What a way may give: a query, which is then looked up in the wave of its level, or a value or promise as it is. */
-export type WayResult<Value> = Query<Value> | PromiseLike<Value> | Value
+export type WayResult<Value> = AnyQuery<Value> | PromiseLike<Value> | Value
 
 /** What comes of a way's result. */
-export type Settled<Result> = Result extends Query<infer Value> ? Value : Awaited<Result>
+export type Settled<Result> = Result extends AnyQuery<infer Value> ? Value : Awaited<Result>
 
 /** What a way takes: never null, as a way is not gone while one of its inputs is null. */
 export type InputsOf<Known, Inputs extends readonly (keyof Known)[]> = {
@@ -188,6 +192,6 @@ async function take({ inputs, take, onNull }: Way, values: ReadonlyMap<string, u
   return isQuery(result) ? result.resolveAsync() : result
 }
 
-function isQuery(result: unknown): result is Query<unknown> {
-  return typeof (result as Partial<Query<unknown>> | null | undefined)?.resolveAsync === 'function'
+function isQuery(result: unknown): result is AnyQuery<unknown> {
+  return typeof (result as Partial<AnyQuery<unknown>> | null | undefined)?.resolveAsync === 'function'
 }
