@@ -67,7 +67,8 @@ const MAX_PATHS = 1_000
 export class Plan<Known extends object> {
   readonly #ways: readonly Way[]
   readonly #names: ReadonlySet<string>
-  readonly #paths = new LRUCache<string, Path<Way>>({ max: MAX_PATHS })
+  /** Made when it is needed: it takes its room at once, and most plans are only steps towards another. */
+  #paths: LRUCache<string, Path<Way>> | undefined
 
   /** @internal */
   constructor(ways: readonly Way[] = []) {
@@ -170,6 +171,7 @@ export class Plan<Known extends object> {
   #pathFrom(given: readonly string[], wanted: readonly string[]): Path<Way> {
     const known = given.filter((name) => this.#names.has(name) || wanted.includes(name)).sort()
     const key = JSON.stringify([known, [...wanted].sort()])
+    this.#paths ??= new LRUCache({ max: MAX_PATHS })
     const found = this.#paths.get(key)
     if (found) return found
     const there = new Set(known)
