@@ -28,6 +28,8 @@ import { type CacheParts, forgetTouched, Reader } from './loaders/reader.ts'
 import { marksKey } from './models/key.ts'
 import { defineModel, type ModelMeta } from './models/model.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
+import { Plan } from './plans/plan.ts'
+import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
 import { LazyStore } from './stores/lazy.ts'
@@ -79,6 +81,38 @@ export interface Cache<DB> extends CustomCaches<DB> {
     // biome-ignore lint/complexity/noBannedTypes: as Kysely has it, for a query that selects nothing yet
     SelectQueryBuilder<DB, TB, {}>
   >
+
+  /**
+   * Resolves the row that a row points at by a type and an id, as in `comments(target_type, target_id)`: by the primary
+   * key of the model that is declared for the type, so it shares that model's entries. Rows of any mix of types are one
+   * wave.
+   *
+   * ```ts
+   * const Target = cache.polymorphic({ type: 'target_type', id: 'target_id', to: { user: User, event: Event } })
+   * await Target.lookup(comment) // the user, or the event, or null
+   * ```
+   *
+   * @throws OptionError
+   */
+  readonly polymorphic: CreatePolymorphic
+
+  /**
+   * An empty plan over parameters of these types, which are given to `resolve` or not. Nodes and the ways to them are
+   * added one by one:
+   *
+   * ```ts
+   * const page = cache
+   *   .plan<{ eventSlug: string; eventId: number }>()
+   *   .node('event', ['eventSlug'], ({ eventSlug }) => EventOnSlug(eventSlug))
+   *   .way('event', ['eventId'], ({ eventId }) => Event.cache.getQuery({ id: eventId }))
+   *   .node('owner', ['event'], ({ event }) => User.cache.getQuery({ id: event.owner_id }))
+   *
+   * const { owner } = await page.resolve({ eventSlug: 'launch' }, ['owner'])
+   * console.log(page.explain(['eventSlug'], ['owner']))
+   * ```
+   */
+  // biome-ignore lint/complexity/noBannedTypes: no parameters
+  plan<Params extends object = {}>(): Plan<{ [Name in keyof Params]-?: Params[Name] }>
 
   /** The names of the models declared so far. */
   readonly modelNames: readonly string[]
@@ -246,6 +280,8 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       declared.set(model, { reader, extend: (extended) => binder.extend(binding, extended) })
       return model as never
     },
+    polymorphic: polymorphicOf((model) => declared.get(model)?.reader.definition),
+    plan: () => new Plan(),
     get modelNames() {
       return binder.bindings.map(({ definition }) => definition.name)
     },

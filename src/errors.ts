@@ -137,6 +137,47 @@ export class LoadError extends LoadstoneError {
   }
 }
 
+/** What a plan cannot reach, and what would help. */
+export interface Unreachable {
+  readonly node: string
+  /** Sets of parameters, each of which would be enough, the smallest first. None: there is no such node, or no way in. */
+  readonly missing: readonly (readonly string[])[]
+}
+
+/** Nodes of a plan were asked for that cannot be reached from what was given. Thrown before anything is looked up. */
+export class PlanError extends LoadstoneError {
+  override readonly code = 'ERR_PLAN'
+  constructor(
+    readonly given: readonly string[],
+    readonly unreachable: readonly Unreachable[],
+    nodes: readonly string[],
+  ) {
+    const from = given.length > 0 ? given.join(', ') : 'nothing'
+    const problems = unreachable.map(({ node, missing }) => {
+      if (!nodes.includes(node)) return `there is no node '${node}', there are ${nodes.join(', ') || 'none'}`
+      if (missing.length === 0) return `'${node}' cannot be reached: all its ways come from itself`
+      const cures = missing.map((names) => names.join(' and ')).join(', or ')
+      return `'${node}' cannot be reached from ${from}: give ${cures}`
+    })
+    super(`plan: ${problems.join('; ')}`)
+  }
+}
+
+/** A polymorphic row is of a type that no model was declared for. */
+export class UnknownTypeError extends LoadstoneError {
+  override readonly code = 'ERR_UNKNOWN_TYPE'
+  constructor(
+    readonly field: string,
+    readonly type: string,
+    readonly declared: readonly string[],
+  ) {
+    super(
+      `polymorphic field '${field}' is ${show(type)}; declared: ${declared.join(', ')}. ` +
+        "Add the type and its model to 'to', or mend the row",
+    )
+  }
+}
+
 /** The store cannot be reached, did not answer in time, or refused. Lookups never reject with it: SQL answers them. */
 export class StoreUnavailableError extends LoadstoneError {
   override readonly code = 'ERR_STORE_UNAVAILABLE'

@@ -18,11 +18,14 @@ export {
   NotFoundHttpError,
   NotUniqueError,
   OptionError,
+  PlanError,
   ShapeNotDeclaredError,
   SourceError,
   StoreUnavailableError,
   StrictWriteError,
   TransactionUseError,
+  UnknownTypeError,
+  type Unreachable,
 } from './errors.ts'
 export { withInvalidation } from './invalidation/dialect.ts'
 export type { Finding } from './invalidation/doctor.ts'
@@ -49,5 +52,7 @@ export { doNotCache } from './models/custom.ts'
 export type { ModelMeta } from './models/model.ts'
 export type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 export type { Duration } from './options.ts'
+export type { Plan, WayOptions } from './plans/plan.ts'
+export type { Polymorphic, PolymorphicOptions } from './polymorphic.ts'
 export type { MemoryStoreOptions } from './stores/memory.ts'
 export type { RedisClient } from './stores/redis.ts'

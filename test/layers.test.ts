@@ -9,7 +9,7 @@ const LAYERS = [
   ['models'],
   ['stores', 'sources'],
   ['loaders', 'invalidation'],
-  ['cache-options', 'custom-caches'],
+  ['cache-options', 'custom-caches', 'plans', 'polymorphic'],
   ['cache'],
   ['integrations', 'testing', 'cli'],
   ['index'],

@@ -20,7 +20,7 @@ export function declareModels(cache: Cache<Database>) {
   }
 }
 
-type Declared = ReturnType<typeof declareModels>
+export type Declared = ReturnType<typeof declareModels>
 
 /** What the examples use of the models: lookups. It says no more than that so that plain.ts can stand in for them. */
 export type Models = {

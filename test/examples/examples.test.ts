@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe } from 'vitest'
+import { flashTests } from './flash.ts'
 import { graphqlTests } from './graphql.ts'
 import { routeHandlerTests } from './route-handler.ts'
 import { STACKS, type TestShop } from './test-shop.ts'
@@ -19,4 +20,5 @@ describe.each(Object.entries(STACKS))('examples: %s', (_name, open) => {
   routeHandlerTests(shopOf)
   graphqlTests(shopOf)
   workerTests(shopOf)
+  flashTests(shopOf)
 })
