@@ -116,7 +116,7 @@ export interface WaveEnvironment {
 /** The lookups of one key; more than one only where no memo has made them one, and each gets rows of its own. */
 class Entry {
   readonly key: string
-  readonly first: Lookup
+  first: Lookup
   others: Lookup[] | undefined = undefined
   readonly target: Target
   state: EntryState = 'none'
@@ -132,8 +132,22 @@ class Entry {
   }
 
   add(lookup: Lookup): void {
-    if (this.others) this.others.push(lookup)
-    else this.others = [lookup]
+    let other = lookup
+    // A lookup that SQL may answer is first, as the first one gets the rows.
+    if (this.first.isOnlyCache && !lookup.isOnlyCache) {
+      other = this.first
+      this.first = lookup
+    }
+    if (this.others) this.others.push(other)
+    else this.others = [other]
+  }
+
+  /** Leaves without an answer what asks only the cache, where nobody asks for more. False: somebody does. */
+  leave(): boolean {
+    if (!this.first.isOnlyCache) return false
+    this.first.leave()
+    if (this.others) for (const lookup of this.others) lookup.leave()
+    return true
   }
 
   answerAbsent(): void {
@@ -160,7 +174,8 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   const { counts } = env
   counts.lookups += lookups.length
   const entries: Entry[] = []
-  const uncertain: Entry[] = []
+  let uncertain: Entry[] = []
+  let onlyCache = false
   const byKey = env.twins ? new Map<string, Entry>() : undefined
   for (const lookup of lookups) {
     const { key, route } = lookup.address
@@ -168,6 +183,7 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
       lookup.answer(lookup.target.absent())
       continue
     }
+    if (lookup.isOnlyCache) onlyCache = true
     const twin = byKey?.get(key)
     if (twin) {
       twin.add(lookup)
@@ -177,7 +193,6 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
     byKey?.set(key, entry)
     ;(route === 'store' ? entries : uncertain).push(entry)
   }
-  counts.bypassed += uncertain.length
   counts.keys += entries.length
 
   let open = entries
@@ -191,6 +206,11 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
       counts.storeErrors++
     }
   }
+  if (onlyCache) {
+    open = open.filter((entry) => !entry.leave())
+    uncertain = uncertain.filter((entry) => !entry.leave())
+  }
+  counts.bypassed += uncertain.length
   if (open.length + uncertain.length === 0) return
   yield* new Load(env).run(open, uncertain, storeFailed)
 }
@@ -469,7 +489,11 @@ class Load {
     const { first, others = [] } = entry
     first.answer(answer)
     if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
-      for (const lookup of others) if (lookup.pending) apart.push(this.#select([new Entry(lookup)], null))
+      for (const lookup of others) {
+        if (!lookup.pending) continue
+        if (lookup.isOnlyCache) lookup.leave()
+        else apart.push(this.#select([new Entry(lookup)], null))
+      }
     }
     return payload ?? 'unshared'
   }
