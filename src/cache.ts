@@ -91,7 +91,7 @@ export interface Cache<DB> extends CustomCaches<DB> {
     const Keys extends readonly (readonly FieldName<DB, TB>[])[],
     const Filters extends readonly (readonly FieldName<DB, TB>[])[] = readonly [],
     const Columns extends readonly FieldName<DB, TB>[] = readonly FieldName<DB, TB>[],
-    const Declared extends RelationsOf<DB, TB> = NoRelations,
+    const Declared extends RelationsOf<DB> = NoRelations,
     Extension extends Extensions = NoExtension,
   >(
     table: TB,

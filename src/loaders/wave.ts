@@ -163,7 +163,12 @@ class Entry {
 
   fail(error: Error): void {
     this.first.fail(error)
-    if (this.others) for (const lookup of this.others) lookup.fail(error)
+    if (!this.others) return
+    // Whoever asks only the cache did not ask for what failed.
+    for (const lookup of this.others) {
+      if (lookup.isOnlyCache) lookup.leave()
+      else lookup.fail(error)
+    }
   }
 }
 

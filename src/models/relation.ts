@@ -174,22 +174,23 @@ export function stepValues(
   return isNull ? undefined : values
 }
 
-/** What `relations` may be: for suggestions. {@link CheckedRelations} checks what is given. */
-export type RelationsOf<DB, TB extends TableName<DB>> = Readonly<
+/**
+ * What `relations` may be, as loose about fields as inference needs it: what does not fit here would not be inferred,
+ * and so not be refused where it is wrong. {@link CheckedRelations} refuses it.
+ */
+export type RelationsOf<DB> = Readonly<
   Record<
     string,
-    | { readonly one: TableName<DB>; readonly on: LinkFrom<DB, TB> }
-    | { readonly many: TableName<DB>; readonly on: LinkFrom<DB, TB> }
+    | { readonly one: TableName<DB>; readonly on: Link }
+    | { readonly many: TableName<DB>; readonly on: Link }
     | {
         readonly many: TableName<DB>
         readonly through: TableName<DB>
-        readonly on: LinkFrom<DB, TB>
+        readonly on: Link
         readonly to: Link
       }
   >
 >
-
-type LinkFrom<DB, TB extends TableName<DB>> = { readonly [F in FieldName<DB, TB>]?: string }
 
 /** Relations to tables there are, by columns they have, and named as no column is. */
 export type CheckedRelations<DB, TB extends TableName<DB>, Declared> = {
@@ -223,8 +224,8 @@ type CheckedRelation<DB, TB extends TableName<DB>, R> = R extends {
       : never
 
 type CheckedLink<DB, From extends TableName<DB>, To extends TableName<DB>, Given> = {
-  readonly [F in keyof Given]: F extends FieldName<DB, From> ? FieldName<DB, To> : never
-}
+  readonly [F in FieldName<DB, From>]?: FieldName<DB, To>
+} & { readonly [F in Exclude<keyof Given, FieldName<DB, From>>]: never }
 
 /** What each relation comes to. */
 export type RelatedRows<DB, Declared> = Flatten<{
