@@ -81,9 +81,6 @@ export interface Cache<DB> extends CustomCaches<DB> {
   /**
    * Declares how a table is looked up. The table is checked at the first lookup.
    *
-   * `extend` takes the model's `cache`, once, and returns methods to be added to it:
-   * `(c) => ({ ofTeam: (id: number) => c.filterAsync({ team_id: id }) })`. Spread what several models share.
-   *
    * @throws OptionError for a bad option, or a method whose name is taken; ModelError for a model or shape declared twice
    */
   model<
@@ -95,11 +92,19 @@ export interface Cache<DB> extends CustomCaches<DB> {
     Extension extends Extensions = NoExtension,
   >(
     table: TB,
-    meta: ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>> & {
+    meta: Omit<ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>>, 'relations'> & {
       readonly keyFields: Keys
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
+      /**
+       * Rows of other tables that belong to a row, for `with` and `relation`: to one, to many, or to many through a
+       * table. Default none. Their models, of this cache and without `columns`, are found at the first use.
+       */
       readonly relations?: (Declared & CheckedRelations<DB, TB, Declared>) | undefined
+      /**
+       * Takes the model's `cache`, once, and returns methods to be added to it. Spread what several models share. A
+       * method that leads back to this model by way of another's says what it returns, or nothing could be inferred.
+       */
       readonly extend?:
         | ((
             cache: CacheOf<

@@ -178,19 +178,12 @@ export function stepValues(
  * What `relations` may be, as loose about fields as inference needs it: what does not fit here would not be inferred,
  * and so not be refused where it is wrong. {@link CheckedRelations} refuses it.
  */
-export type RelationsOf<DB> = Readonly<
-  Record<
-    string,
-    | { readonly one: TableName<DB>; readonly on: Link }
-    | { readonly many: TableName<DB>; readonly on: Link }
-    | {
-        readonly many: TableName<DB>
-        readonly through: TableName<DB>
-        readonly on: Link
-        readonly to: Link
-      }
-  >
->
+export type RelationsOf<DB> = Readonly<Record<string, SomeRelation<DB>>>
+
+type SomeRelation<DB> =
+  | { readonly one: TableName<DB>; readonly on: Link }
+  | { readonly many: TableName<DB>; readonly on: Link }
+  | { readonly many: TableName<DB>; readonly through: TableName<DB>; readonly on: Link; readonly to: Link }
 
 /** Relations to tables there are, by columns they have, and named as no column is. */
 export type CheckedRelations<DB, TB extends TableName<DB>, Declared> = {
@@ -221,7 +214,7 @@ type CheckedRelation<DB, TB extends TableName<DB>, R> = R extends {
           readonly through?: undefined
           readonly to?: undefined
         }
-      : never
+      : SomeRelation<DB>
 
 type CheckedLink<DB, From extends TableName<DB>, To extends TableName<DB>, Given> = {
   readonly [F in FieldName<DB, From>]?: FieldName<DB, To>

@@ -43,7 +43,6 @@ const TEXT = `
   void User.cache.filterAsync({ org_id: 7, role: '|' })
   portal.model('users', { keyFields: [['id']], relations: { team: { one: '|' } } })
   portal.model('users', { keyFields: [['id']], relations: { team: { one: 'teams', on: { | } } } })
-  portal.model('users', { keyFields: [['id']], relations: { team: { one: 'teams', on: { team_id: '|' } } } })
   portal.model('events', { keyFields: [['id']], relations: { tags: { many: 'tags', through: '|' } } })
   void Person.cache.getAsync({ id: 1 }, { with: ['|'] })
 `
@@ -205,7 +204,6 @@ describe('an editor suggests', () => {
     ["role: '|'", ['admin', 'member']],
     ["{ one: '|' }", ['avatars', 'event_tags', 'events', 'tags', 'teams', 'users']],
     ['on: { | }', ['email', 'id', 'name', 'team_id']],
-    ["on: { team_id: '|' }", ['id', 'name']],
     ["through: '|'", ['avatars', 'event_tags', 'events', 'tags', 'teams', 'users']],
     ["with: ['|']", ['avatars', 'team']],
   ])('at %s', (at, suggested) => {
