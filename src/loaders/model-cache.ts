@@ -1,7 +1,7 @@
 import { OptionError } from '../errors.ts'
 import { modelPrefix } from '../models/key.ts'
 import { keysNamedBy, shapeOf } from '../models/model.ts'
-import { withKeysOfRows } from '../models/relation.ts'
+import { type ForeignField, withKeysOfRows } from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
 import type { Flatten } from '../models/types.ts'
 import { checkOptionNames } from '../options.ts'
@@ -15,11 +15,13 @@ import { RelatedModels, relatedOf, withRelations } from './related.ts'
 export class ModelCache<Key extends object, Filter extends object, Result> {
   readonly #reader: Reader
   readonly #related: RelatedModels
+  readonly #foreignFields: readonly ForeignField[] | undefined
 
   /** @internal */
   constructor(reader: Reader) {
     this.#reader = reader
     this.#related = new RelatedModels(reader)
+    this.#foreignFields = reader.definition.foreignFields
   }
 
   /**
@@ -137,7 +139,7 @@ export class ModelCache<Key extends object, Filter extends object, Result> {
   }
 
   #valuesOf<Values>(given: Values): Values {
-    return withKeysOfRows(this.#reader.definition.foreignFields, given as Values & object)
+    return this.#foreignFields ? withKeysOfRows(this.#foreignFields, given as Values & object) : given
   }
 }
 
@@ -157,7 +159,7 @@ export type WithRelations<Result, Related, Name extends keyof Related> = Flatten
  * `{ with: ['team', 'avatars'] }` resolves to a new object, `{ ...row, team, avatars }`: a relation to one is a row, or
  * null, one to many readonly rows. They are looked up as their own models do it, and share entries, memo and freshness
  * with these lookups: those whose keys the given key tells already, in the same wave as the row; the others, of all rows,
- * in the next one.
+ * in the next one. Where a lookup takes the foreign key of a relation to one, it takes the related row as well.
  *
  * Such lookups reject OptionError for a relation that is not declared, and ModelError when a related model does not have
  * the key fields or filter fields it is looked up by.

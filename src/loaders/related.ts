@@ -68,13 +68,10 @@ export class RelatedModels {
         `table '${table}' has no model in this cache; declare cache.model('${table}', { ... }) with ${list} ${shown}`,
       )
     const { definition } = reader
-    const lacking = next
-      ? next.fields.find(([from]) => definition.columns?.includes(from) === false)
-      : definition.columns && ['others']
-    if (lacking)
-      throw problem(
-        `model '${table}' has only the columns ${definition.columns?.join(', ')}; declare it without columns`,
-      )
+    const { columns } = definition
+    const isWhole = columns === undefined || next?.fields.every(([from]) => columns.includes(from))
+    if (!isWhole)
+      throw problem(`model '${table}' has only the columns ${columns.join(', ')}; declare it without columns`)
     const shape = (kind === 'key' ? definition.keyShapes : definition.filterShapes).find(
       (each) =>
         each.fields.length === targets.length && each.fields.every((field) => targets.includes(field)),
