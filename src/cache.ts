@@ -18,15 +18,16 @@ import { RELAY_DEFAULTS, Relay } from './invalidation/relay.ts'
 import { storedFormNumber } from './invalidation/stored-form.ts'
 import { runTransaction, type TransactionOptions } from './invalidation/transaction.ts'
 import { type VerifyOptions, type VerifyReport, verify } from './invalidation/verify.ts'
-import { Binder } from './loaders/binder.ts'
+import { Binder, newBinding } from './loaders/binder.ts'
 import { Dispatcher, newTotals, type Totals } from './loaders/dispatcher.ts'
 import { AsyncDriver } from './loaders/driver.ts'
 import { Flights } from './loaders/flight.ts'
 import { ScopeLoader } from './loaders/loader.ts'
-import { clearModels, ModelCache } from './loaders/model-cache.ts'
+import { clearModels, extendModelCache, type ModelCache, RelatedModelCache } from './loaders/model-cache.ts'
 import { type CacheParts, forgetTouched, Reader } from './loaders/reader.ts'
 import { marksKey } from './models/key.ts'
 import { defineModel, type ModelMeta } from './models/model.ts'
+import type { CheckedRelations, GivenKey, NoRelations, RelatedRows, RelationsOf } from './models/relation.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 import { Plan } from './plans/plan.ts'
 import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
@@ -49,35 +50,87 @@ export interface Model<
   Filter extends object,
   Result,
   Table extends string = string,
+  Related extends object = NoRelations,
+  Declared extends object = NoRelations,
+  Extension extends object = NoExtension,
   Rows = unknown,
 > {
   readonly name: Table
-  readonly cache: ModelCache<Key, Filter, Result, Rows>
+  /** As declared. */
+  readonly relations: Declared
+  readonly cache: keyof Extension extends never
+    ? CacheOf<Key, Filter, Result, Related, Rows>
+    : CacheOf<Key, Filter, Result, Related, Rows> & Extension
 }
+
+type CacheOf<
+  Key extends object,
+  Filter extends object,
+  Result,
+  Related extends object,
+  Rows,
+> = keyof Related extends never
+  ? ModelCache<Key, Filter, Result, Rows>
+  : RelatedModelCache<Key, Filter, Result, Related, Rows>
+
+/** What `extend` of a model adds: functions by name. */
+export type Extensions = Readonly<Record<string, (...args: never) => unknown>>
+
+/** That of a model without `extend`. */
+export type NoExtension = Readonly<Record<never, never>>
+
+/** What a lookup may be given; rows in the place of keys only where there are relations. */
+type Given<DB, Key, Declared> = keyof Declared extends never ? Key : GivenKey<DB, Key, Declared>
 
 export interface Cache<DB> extends CustomCaches<DB> {
   /**
    * Declares how a table is looked up. The table is checked at the first lookup.
    *
-   * @throws OptionError for a bad option, ModelError for a model or shape declared twice
+   * @throws OptionError for a bad option, or a method whose name is taken; ModelError for a model or shape declared twice
    */
   model<
     TB extends TableName<DB>,
     const Keys extends readonly (readonly FieldName<DB, TB>[])[],
     const Filters extends readonly (readonly FieldName<DB, TB>[])[] = readonly [],
     const Columns extends readonly FieldName<DB, TB>[] = readonly FieldName<DB, TB>[],
+    const Declared extends RelationsOf<DB> = NoRelations,
+    Extension extends Extensions = NoExtension,
   >(
     table: TB,
-    meta: ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>> & {
+    meta: Omit<ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>>, 'relations'> & {
       readonly keyFields: Keys
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
+      /**
+       * Rows of other tables that belong to a row, for `with` and `relation`: to one, to many, or to many through a
+       * table. Default none. Their models, of this cache and without `columns`, are found at the first use.
+       */
+      readonly relations?: (Declared & CheckedRelations<DB, TB, Declared>) | undefined
+      /**
+       * Takes the model's `cache`, once, and returns methods to be added to it. Spread what several models share. A
+       * method that leads back to this model by way of another's says what it returns, or nothing could be inferred.
+       */
+      readonly extend?:
+        | ((
+            cache: CacheOf<
+              Given<DB, LookupKey<DB, TB, Keys>, Declared>,
+              Given<DB, LookupKey<DB, TB, Filters>, Declared>,
+              Row<DB, TB, Columns[number]>,
+              RelatedRows<DB, Declared>,
+              // biome-ignore lint/complexity/noBannedTypes: as below
+              SelectQueryBuilder<DB, TB, {}>
+            >,
+          ) => Extension)
+        | undefined
     },
   ): Model<
-    LookupKey<DB, TB, Keys>,
-    LookupKey<DB, TB, Filters>,
+    Given<DB, LookupKey<DB, TB, Keys>, Declared>,
+    Given<DB, LookupKey<DB, TB, Filters>, Declared>,
     Row<DB, TB, Columns[number]>,
     TB,
+    RelatedRows<DB, Declared>,
+    Declared,
+    Extension,
     // biome-ignore lint/complexity/noBannedTypes: as Kysely has it, for a query that selects nothing yet
     SelectQueryBuilder<DB, TB, {}>
   >
@@ -231,6 +284,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     counters: { outOfScope: 0 },
     ambient: new ScopeLoader(dispatcher, undefined),
     closed: false,
+    readers: new Map(),
   }
 
   const cleaner = new OutboxCleaner(plain)
@@ -274,9 +328,13 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
           'strict',
         )
       }
-      const binding = binder.add(definition)
+      const binding = newBinding(definition)
       const reader = new Reader(parts, binding)
-      const model = { name: table, cache: new ModelCache(reader) }
+      const modelCache = new RelatedModelCache(reader)
+      extendModelCache(table, modelCache, meta.extend as ((given: object) => unknown) | undefined)
+      binder.add(binding)
+      parts.readers.set(table, reader)
+      const model = { name: table, relations: meta.relations ?? {}, cache: modelCache }
       declared.set(model, { reader, extend: (extended) => binder.extend(binding, extended) })
       return model as never
     },

@@ -12,14 +12,17 @@ import {
   withLinks,
   withShape,
 } from './models/model.ts'
+import type { GivenKey, NoRelations } from './models/relation.ts'
 import { defineShape, type Shape } from './models/shape.ts'
 import type { FieldName, TableName } from './models/types.ts'
 import { checkOptionNames, type Duration, durationMs } from './options.ts'
 
 /** A model of this cache, as the declarations of custom caches take it. */
-export interface ModelOf<TB, Result> {
+export interface ModelOf<TB, Result, Declared> {
   readonly name: TB
-  readonly cache: ModelCache<never, never, Result>
+  readonly relations: Declared
+  /** Not all of it: what takes rows and keys alike does not tell them apart. */
+  readonly cache: Pick<ModelCache<never, never, Result>, 'filterAsync'>
 }
 
 /** Key fields with the types of their columns. */
@@ -37,11 +40,12 @@ export interface CustomOptions<
   TB extends TableName<DB>,
   Fields extends readonly FieldName<DB, TB>[],
   Result,
+  Declared = NoRelations,
 > {
   /** Stands in cache keys, errors and metrics; unique within the cache. */
   readonly name: string
   /** Writes to rows of its table, with the key's values before or after, invalidate the key. */
-  readonly model: ModelOf<TB, Result>
+  readonly model: ModelOf<TB, Result, Declared>
   readonly keyFields: Fields
   /** Default: that of the model. */
   readonly ttl?: Duration | undefined
@@ -74,13 +78,16 @@ export type CustomLoader<DB, Key, Value> = { readonly loadTimeout?: Duration | u
 
 /** From the rows of the model before to those of this one. */
 export interface PathHop {
-  readonly model: ModelOf<string, unknown>
+  readonly model: ModelOf<string, unknown, unknown>
   /** Fields of the model before, each with the field of this one that equals it. */
   readonly on: Readonly<Record<string, string>>
 }
 
 /** A row of the last model of a path. */
-type EndOf<Path> = Path extends readonly [...unknown[], { readonly model: ModelOf<string, infer Result> }]
+type EndOf<Path> = Path extends readonly [
+  ...unknown[],
+  { readonly model: ModelOf<string, infer Result, unknown> },
+]
   ? Result
   : never
 
@@ -89,11 +96,13 @@ export interface LoadContext<DB> {
   readonly db: Kysely<DB>
 }
 
-type Cached<DB, TB extends TableName<DB>, Fields extends readonly FieldName<DB, TB>[], Value> = CustomCache<
-  CustomKey<DB, TB, Fields>,
-  PositionalKey<DB, TB, Fields>,
-  Value
->
+type Cached<
+  DB,
+  TB extends TableName<DB>,
+  Fields extends readonly FieldName<DB, TB>[],
+  Value,
+  Declared,
+> = CustomCache<GivenKey<DB, CustomKey<DB, TB, Fields>, Declared>, PositionalKey<DB, TB, Fields>, Value>
 
 export interface CustomCaches<DB> {
   /**
@@ -102,12 +111,19 @@ export interface CustomCaches<DB> {
    *
    * @throws OptionError, ModelError for a name that is taken
    */
-  instance<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Value>(
-    options: CustomOptions<DB, TB, Fields, Result> & CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
-  ): Cached<DB, TB, Fields, Value | null>
-  instance<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
-    options: CustomOptions<DB, TB, Fields, Result>,
-  ): Cached<DB, TB, Fields, Result | null>
+  instance<
+    TB extends TableName<DB>,
+    const Fields extends readonly FieldName<DB, TB>[],
+    Result,
+    Value,
+    Declared,
+  >(
+    options: CustomOptions<DB, TB, Fields, Result, Declared> &
+      CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
+  ): Cached<DB, TB, Fields, Value | null, Declared>
+  instance<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
+    options: CustomOptions<DB, TB, Fields, Result, Declared>,
+  ): Cached<DB, TB, Fields, Result | null, Declared>
 
   /**
    * A cache of what `load` makes of the rows with a key (ids, a sum, anything that can be stored), or of these rows, in
@@ -115,15 +131,22 @@ export interface CustomCaches<DB> {
    *
    * @throws OptionError, ModelError for a name that is taken
    */
-  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Value>(
-    options: CustomOptions<DB, TB, Fields, Result> & CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
-  ): Cached<DB, TB, Fields, Value | null>
-  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
-    options: CustomOptions<DB, TB, Fields, Result> & { readonly single: true },
-  ): Cached<DB, TB, Fields, Result | null>
-  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
-    options: CustomOptions<DB, TB, Fields, Result> & { readonly single?: false | undefined },
-  ): Cached<DB, TB, Fields, readonly Result[]>
+  queryset<
+    TB extends TableName<DB>,
+    const Fields extends readonly FieldName<DB, TB>[],
+    Result,
+    Value,
+    Declared,
+  >(
+    options: CustomOptions<DB, TB, Fields, Result, Declared> &
+      CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
+  ): Cached<DB, TB, Fields, Value | null, Declared>
+  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
+    options: CustomOptions<DB, TB, Fields, Result, Declared> & { readonly single: true },
+  ): Cached<DB, TB, Fields, Result | null, Declared>
+  queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
+    options: CustomOptions<DB, TB, Fields, Result, Declared> & { readonly single?: false | undefined },
+  ): Cached<DB, TB, Fields, readonly Result[], Declared>
 
   /**
    * A cache of the rows at the end of a path that begins at the rows with a key: `{ model: EventTag, on: { id: 'event_id' } }`
@@ -137,31 +160,33 @@ export interface CustomCaches<DB> {
     TB extends TableName<DB>,
     const Fields extends readonly FieldName<DB, TB>[],
     Result,
+    Declared,
     const Path extends readonly PathHop[],
   >(
-    options: CustomOptions<DB, TB, Fields, Result> & { readonly path: Path; readonly single: true },
-  ): Cached<DB, TB, Fields, EndOf<Path> | null>
+    options: CustomOptions<DB, TB, Fields, Result, Declared> & { readonly path: Path; readonly single: true },
+  ): Cached<DB, TB, Fields, EndOf<Path> | null, Declared>
   related<
     TB extends TableName<DB>,
     const Fields extends readonly FieldName<DB, TB>[],
     Result,
+    Declared,
     const Path extends readonly PathHop[],
   >(
-    options: CustomOptions<DB, TB, Fields, Result> & {
+    options: CustomOptions<DB, TB, Fields, Result, Declared> & {
       readonly path: Path
       readonly single?: false | undefined
     },
-  ): Cached<DB, TB, Fields, readonly EndOf<Path>[]>
+  ): Cached<DB, TB, Fields, readonly EndOf<Path>[], Declared>
 
   /** A cache of whether there are rows with a key. @throws OptionError, ModelError for a name that is taken */
-  exists<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
-    options: CustomOptions<DB, TB, Fields, Result>,
-  ): Cached<DB, TB, Fields, boolean>
+  exists<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
+    options: CustomOptions<DB, TB, Fields, Result, Declared>,
+  ): Cached<DB, TB, Fields, boolean, Declared>
 
   /** A cache of how many rows there are with a key. @throws OptionError, ModelError for a name that is taken */
-  count<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result>(
-    options: CustomOptions<DB, TB, Fields, Result>,
-  ): Cached<DB, TB, Fields, number>
+  count<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
+    options: CustomOptions<DB, TB, Fields, Result, Declared>,
+  ): Cached<DB, TB, Fields, number, Declared>
 }
 
 /** Options as they come in, of all kinds. */

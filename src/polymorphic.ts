@@ -1,11 +1,13 @@
 import { InvalidKeyError, OptionError, UnknownTypeError } from './errors.ts'
-import type { ModelCache, Query } from './loaders/model-cache.ts'
+import type { ModelCache } from './loaders/model-cache.ts'
+import { createQuery, type Query } from './loaders/query.ts'
 import type { ModelDefinition } from './models/model.ts'
 import { checkOptionNames } from './options.ts'
 
 /** A model of the cache, whatever its keys are. */
 interface AnyModel<Result> {
-  readonly cache: ModelCache<never, never, Result>
+  /** Not all of it: what takes rows and keys alike does not tell them apart. */
+  readonly cache: Pick<ModelCache<never, never, Result>, 'filterAsync'>
 }
 
 type ResultOf<Model> = Model extends AnyModel<infer Result> ? Result : never
@@ -70,7 +72,7 @@ export function polymorphicOf(
       Object.entries(to).map(([name, model]) => [name, targetOf(name, model, definitionOf(model))]),
     )
 
-    async function lookup(row: Readonly<Record<string, unknown>>): Promise<unknown> {
+    async function lookup(row: Readonly<Record<string, unknown>>, onlyCache: boolean): Promise<unknown> {
       const [name, key] = [row[type], row[id]]
       for (const [field, value] of [[type, name] as const, [id, key] as const])
         if (value === undefined)
@@ -78,9 +80,12 @@ export function polymorphicOf(
       if (name === null || key === null) return null
       const target = targets.get(String(name))
       if (!target) throw new UnknownTypeError(type, String(name), [...targets.keys()])
-      return target(key)
+      return target(key, onlyCache)
     }
-    return { lookup, getQuery: (row: never) => ({ resolveAsync: () => lookup(row) }) } as never
+    return {
+      lookup: (row: never) => lookup(row, false),
+      getQuery: (row: never) => createQuery((onlyCache) => lookup(row, onlyCache)),
+    } as never
   }
 }
 
@@ -88,7 +93,7 @@ function targetOf(
   type: string,
   model: AnyModel<unknown>,
   definition: ModelDefinition | undefined,
-): (id: unknown) => Promise<unknown> {
+): (id: unknown, onlyCache: boolean) => Promise<unknown> {
   if (!definition) throw new OptionError(`polymorphic.to.${type}`, 'a model of this cache', model)
   const [field, ...others] = definition.primaryKey
   if (field === undefined || others.length > 0)
@@ -97,5 +102,9 @@ function targetOf(
       'a model whose primary key is one field',
       definition.primaryKey,
     )
-  return (id) => model.cache.getAsyncOrNone({ [field]: id } as never)
+  const cache = model.cache as ModelCache<object, object, unknown>
+  return (id, onlyCache) =>
+    onlyCache
+      ? cache.getQuery({ [field]: id }).resolveAsync({ onlyCache })
+      : cache.getAsyncOrNone({ [field]: id })
 }

@@ -12,6 +12,10 @@ export interface Binding {
   binding: Promise<BoundModel> | undefined
 }
 
+export function newBinding(definition: ModelDefinition): Binding {
+  return { definition, bound: undefined, binding: undefined }
+}
+
 /** The number that the database gives a stored form; undefined while it gives none. */
 export type SchemaNumber = (name: string, form: string, atLeast: number) => Promise<number | undefined>
 
@@ -46,10 +50,8 @@ export class Binder {
     return this.#bindings.get(model)?.definition
   }
 
-  add(definition: ModelDefinition): Binding {
-    const binding: Binding = { definition, bound: undefined, binding: undefined }
-    this.#bindings.set(definition.name, binding)
-    return binding
+  add(binding: Binding): void {
+    this.#bindings.set(binding.definition.name, binding)
   }
 
   /** Has a model declared anew, with more than before. */

@@ -1,13 +1,14 @@
 import { InvalidKeyError, OptionError } from '../errors.ts'
 import { keyAddressed } from '../models/custom.ts'
+import { withKeysOfRows } from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
 import { type Answer, entryKeys, type Target } from '../models/target.ts'
-import type { Query } from './model-cache.ts'
+import { createQuery, type Query } from './query.ts'
 import { forgetEverywhere, type Reader } from './reader.ts'
 
 /**
  * Looks up what a custom cache has for a key: `EventOnSlug({ slug })`, or positional, in the order of `keyFields`,
- * `EventOnSlug(slug)`. The query it returns looks up when it is resolved, in the scope and the wave of that moment.
+ * `EventOnSlug(slug)`. In an object, the row of a `one` relation may stand for its key. The query it returns looks up when it is resolved, in the scope and the wave of that moment.
  */
 export interface CustomCache<Key extends object, Positional extends readonly unknown[], Value> {
   (key: Key): Query<Value>
@@ -40,16 +41,10 @@ export function createCustomCache<Key extends object, Positional extends readonl
   reader: Reader,
   shape: Shape,
 ): CustomCache<Key, Positional, Value> {
-  const valuesOf = (given: readonly unknown[]) => keyAddressed(name, shape.fields, given)
-  const query = (...given: readonly unknown[]): Query<Value> => ({
-    resolveAsync: () => {
-      try {
-        return reader.lookUp(() => shape, valuesOf(given), 'null') as Promise<Value>
-      } catch (error) {
-        return Promise.reject(error)
-      }
-    },
-  })
+  const valuesOf = (given: readonly unknown[]) =>
+    withKeysOfRows(reader.definition.foreignFields, keyAddressed(name, shape.fields, given))
+  const query = (...given: readonly unknown[]): Query<Value> =>
+    createQuery((onlyCache) => reader.lookUp(() => shape, valuesOf(given), onlyCache ? 'only-cache' : 'null'))
   return Object.assign(query, {
     cacheName: name,
     peek: (key: Key) => reader.peek(() => shape, valuesOf([key])) as Value | undefined,

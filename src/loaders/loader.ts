@@ -33,7 +33,9 @@ export class ScopeLoader {
 
   load(lookup: Lookup): Promise<unknown> {
     const promise = lookup.begin()
-    this.memo?.add(lookup)
+    // What only the cache was asked for may come to nothing, and must not be what others find.
+    if (lookup.isOnlyCache) this.#twins = true
+    else this.memo?.add(lookup)
     if (this.#gathered.push(lookup) === 1) afterPromiseJobs(() => this.#dispatch())
     return promise
   }

@@ -3,8 +3,11 @@ import type { Address } from '../models/shape.ts'
 import type { Answer, Target } from '../models/target.ts'
 import type { Memo } from './memo.ts'
 
-/** What a lookup that finds no row comes to. */
-export type OnAbsent = 'null' | 'not-found' | 'not-found-http'
+/**
+ * What a lookup that finds no row comes to. `only-cache`: null as well, and undefined where neither the memo nor the
+ * store knows; it makes no SQL and takes no lease.
+ */
+export type OnAbsent = 'null' | 'not-found' | 'not-found-http' | 'only-cache'
 
 /**
  * One call for one key, and the slot of its answer in a scope's memo: whoever clears the memo takes the slot away,
@@ -20,7 +23,8 @@ export class Lookup {
   promise: Promise<unknown> | undefined = undefined
   readonly #onAbsent: OnAbsent
   readonly #memo: Memo | undefined
-  #failed = false
+  /** Failed, or left without an answer. */
+  #ended = false
   #resolve: ((value: unknown) => void) | undefined = undefined
   #reject: ((error: Error) => void) | undefined = undefined
 
@@ -46,7 +50,11 @@ export class Lookup {
   }
 
   get pending(): boolean {
-    return this.answered === undefined && !this.#failed
+    return this.answered === undefined && !this.#ended
+  }
+
+  get isOnlyCache(): boolean {
+    return this.#onAbsent === 'only-cache'
   }
 
   begin(): Promise<unknown> {
@@ -58,14 +66,20 @@ export class Lookup {
   answer(value: Answer): void {
     this.answered = value
     if (value !== null || this.#onAbsent === 'null') this.#resolve?.(value)
-    else this.#reject?.(this.#as(this.#onAbsent) as Error)
+    else this.#settle(this.#as(this.#onAbsent))
   }
 
   /** Fails those who wait. A failure is no answer: the next lookup of this key asks again. */
   fail(error: Error): void {
-    this.#failed = true
+    this.#ended = true
     this.#memo?.delete(this)
     this.#reject?.(error)
+  }
+
+  /** Leaves a lookup that asks only the cache without an answer: it is not known there. */
+  leave(): void {
+    this.#ended = true
+    this.#resolve?.(undefined)
   }
 
   /** The answer for a caller who wants absence told in this way, which need not be how the first caller wanted it. */
@@ -78,14 +92,21 @@ export class Lookup {
       return result
     }
     return promise.then(again, (error: unknown) => {
-      if (this.answered === undefined) throw error
-      return again()
+      if (this.answered !== undefined) return again()
+      // Whoever asks only the cache did not ask for what failed.
+      if (onAbsent === 'only-cache') return undefined
+      throw error
     })
+  }
+
+  #settle(result: Answer | Error): void {
+    if (result instanceof Error) this.#reject?.(result)
+    else this.#resolve?.(result)
   }
 
   #as(onAbsent: OnAbsent): Answer | Error {
     const answer = this.answered as Answer
-    if (answer !== null || onAbsent === 'null') return answer
+    if (answer !== null || onAbsent === 'null' || onAbsent === 'only-cache') return answer
     const Absent = onAbsent === 'not-found' ? NotFoundError : NotFoundHttpError
     return new Absent(this.target.name, this.values)
   }

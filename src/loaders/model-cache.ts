@@ -2,15 +2,15 @@ import { type Expression, expressionBuilder, type SelectQueryNode } from 'kysely
 import { OptionError } from '../errors.ts'
 import { modelPrefix } from '../models/key.ts'
 import { anyShapeOf, keysNamedBy, shapeOf } from '../models/model.ts'
+import { type ForeignField, withKeysOfRows } from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
+import type { Flatten } from '../models/types.ts'
+import { checkOptionNames } from '../options.ts'
+import { answerAsync } from './asking.ts'
 import type { OnAbsent } from './lookup.ts'
+import { createQuery, type Query } from './query.ts'
 import { type CacheParts, forgetEverywhere, type Reader } from './reader.ts'
-
-/** A lookup that has not been made yet. All ways to look something up go through it. */
-export interface Query<Result> {
-  /** Looks up now, in the current scope and its wave. */
-  resolveAsync(): Promise<Result>
-}
+import { RelatedModels, relatedOf, withRelations } from './related.ts'
 
 /**
  * `Model.cache`: lookups by the declared shapes.
@@ -19,10 +19,14 @@ export interface Query<Result> {
  */
 export class ModelCache<Key extends object, Filter extends object, Result, Rows = unknown> {
   readonly #reader: Reader
+  readonly #related: RelatedModels
+  readonly #foreignFields: readonly ForeignField[] | undefined
 
   /** @internal */
   constructor(reader: Reader) {
     this.#reader = reader
+    this.#related = new RelatedModels(reader)
+    this.#foreignFields = reader.definition.foreignFields
   }
 
   /**
@@ -32,32 +36,32 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
    * SourceError when SQL failed; never because the store is unavailable. As all lookups do.
    */
   getAsync(key: Key): Promise<Result> {
-    return this.#lookup('key', key, 'not-found') as Promise<Result>
+    return this.lookUp('key', key, 'not-found') as Promise<Result>
   }
 
   /** The row with this key, or null. */
   getAsyncOrNone(key: Key): Promise<Result | null> {
-    return this.#lookup('key', key, 'null') as Promise<Result | null>
+    return this.lookUp('key', key, 'null') as Promise<Result | null>
   }
 
   /** The row with this key; rejects NotFoundHttpError, which HTTP frameworks and GraphQL servers answer with 404. */
   getAsyncOr404(key: Key): Promise<Result> {
-    return this.#lookup('key', key, 'not-found-http') as Promise<Result>
+    return this.lookUp('key', key, 'not-found-http') as Promise<Result>
   }
 
   /** The rows that match, in the declared order; null matches NULL. An empty list when there are none. */
   filterAsync(filter: Filter): Promise<readonly Result[]> {
-    return this.#lookup('filter', filter, 'null') as Promise<readonly Result[]>
+    return this.lookUp('filter', filter, 'null') as Promise<readonly Result[]>
   }
 
   /** The lookup of `getAsync`, to be made later. */
-  getQuery(key: Key): Query<Result> {
-    return { resolveAsync: () => this.getAsync(key) }
+  getQuery(key: Key): Query<Result, null> {
+    return this.query('key', key, 'not-found')
   }
 
   /** The lookup of `filterAsync`, to be made later. */
   filterQuery(filter: Filter): Query<readonly Result[]> {
-    return { resolveAsync: () => this.filterAsync(filter) }
+    return this.query('filter', filter, 'null')
   }
 
   /**
@@ -65,7 +69,8 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
    * Undefined: not known here.
    */
   peek(key: Key): Result | null | undefined {
-    return this.#reader.peek(this.#shapeOf('key', key), key as Record<string, unknown>) as
+    const values = this.#valuesOf(key)
+    return this.#reader.peek(this.#shapeOf('key', values), values as Record<string, unknown>) as
       | Result
       | null
       | undefined
@@ -167,7 +172,7 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
     const bound = await this.#reader.bound()
     const keys = new Set<string>()
     for (const values of Array.isArray(keyOrRows) ? keyOrRows : [keyOrRows]) {
-      for (const key of keysNamedBy(bound, values)) keys.add(key)
+      for (const key of keysNamedBy(bound, this.#valuesOf(values))) keys.add(key)
     }
     await forgetEverywhere(this.#reader.parts, { keys: [...keys], prefixes: [] })
   }
@@ -178,8 +183,45 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
     await clearModels(this.#reader.parts, [this.#reader.definition.name])
   }
 
-  #lookup(kind: 'key' | 'filter', given: object, onAbsent: OnAbsent): Promise<unknown> {
-    return this.#reader.lookUp(this.#shapeOf(kind, given), given, onAbsent)
+  /**
+   * All lookups, and all queries, of a model.
+   *
+   * @internal
+   */
+  protected lookUp(
+    kind: 'key' | 'filter',
+    given: object,
+    onAbsent: OnAbsent,
+    options?: WithOptions<string>,
+  ): Promise<unknown> {
+    const values = this.#valuesOf(given)
+    const shape = this.#shapeOf(kind, values)
+    if (options === undefined) return this.#reader.lookUp(shape, values, onAbsent)
+    try {
+      const relations = namesOf(options).map((name) => this.#related.find('with', name))
+      const parent = { reader: this.#reader, shape, values, onAbsent }
+      return answerAsync(withRelations(parent, relations), onAbsent === 'only-cache')
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /** @internal */
+  protected query<Answer, Absent>(
+    kind: 'key' | 'filter',
+    given: object,
+    onAbsent: OnAbsent,
+    options?: WithOptions<string>,
+  ): Query<Answer, Absent> {
+    return createQuery((onlyCache) => this.lookUp(kind, given, onlyCache ? 'only-cache' : onAbsent, options))
+  }
+
+  /** @internal */
+  protected queryRelation(row: object, name: unknown): Query<unknown> {
+    return createQuery(async (onlyCache) => {
+      const related = this.#related.find('relation', name)
+      return answerAsync(relatedOf(row as Readonly<Record<string, unknown>>, related), onlyCache)
+    })
   }
 
   #anyShapeOf(given: object): () => Shape {
@@ -189,6 +231,145 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
   #shapeOf(kind: 'key' | 'filter', given: object): () => Shape {
     return () => shapeOf(this.#reader.definition, kind, given)
   }
+
+  #valuesOf<Values>(given: Values): Values {
+    return this.#foreignFields ? withKeysOfRows(this.#foreignFields, given as Values & object) : given
+  }
+}
+
+/** Which relations a row is to come with. */
+export interface WithOptions<Name extends PropertyKey> {
+  readonly with: readonly Name[]
+}
+
+/** A row, and those of its relations that were asked for. */
+export type WithRelations<Result, Related, Name extends keyof Related> = Flatten<
+  Result & { readonly [N in Name]: Related[N] }
+>
+
+/**
+ * `Model.cache` of a model with relations.
+ *
+ * `{ with: ['team', 'avatars'] }` resolves to a new object, `{ ...row, team, avatars }`: a relation to one is a row, or
+ * null, one to many readonly rows. They are looked up as their own models do it, and share entries, memo and freshness
+ * with these lookups: those whose keys the given key tells already, in the same wave as the row; the others, of all rows,
+ * in the next one. Where a lookup takes the foreign key of a relation to one, it takes the related row as well.
+ *
+ * Such lookups reject OptionError for a relation that is not declared, and ModelError when a related model does not have
+ * the key fields or filter fields it is looked up by.
+ */
+export class RelatedModelCache<
+  Key extends object,
+  Filter extends object,
+  Result,
+  Related extends object,
+  Rows = unknown,
+> extends ModelCache<Key, Filter, Result, Rows> {
+  // The short form comes last in each: inference from overloads reads the last one.
+
+  /** As without options; see {@link RelatedModelCache} for `with`. */
+  override getAsync<const Name extends keyof Related>(
+    key: Key,
+    options: WithOptions<Name>,
+  ): Promise<WithRelations<Result, Related, Name>>
+  override getAsync(key: Key): Promise<Result>
+  override getAsync(key: Key, options?: WithOptions<string>): Promise<Result> {
+    return this.lookUp('key', key, 'not-found', options) as Promise<Result>
+  }
+
+  /** As without options; see {@link RelatedModelCache} for `with`. */
+  override getAsyncOrNone<const Name extends keyof Related>(
+    key: Key,
+    options: WithOptions<Name>,
+  ): Promise<WithRelations<Result, Related, Name> | null>
+  override getAsyncOrNone(key: Key): Promise<Result | null>
+  override getAsyncOrNone(key: Key, options?: WithOptions<string>): Promise<Result | null> {
+    return this.lookUp('key', key, 'null', options) as Promise<Result | null>
+  }
+
+  /** As without options; see {@link RelatedModelCache} for `with`. */
+  override getAsyncOr404<const Name extends keyof Related>(
+    key: Key,
+    options: WithOptions<Name>,
+  ): Promise<WithRelations<Result, Related, Name>>
+  override getAsyncOr404(key: Key): Promise<Result>
+  override getAsyncOr404(key: Key, options?: WithOptions<string>): Promise<Result> {
+    return this.lookUp('key', key, 'not-found-http', options) as Promise<Result>
+  }
+
+  /** As without options; see {@link RelatedModelCache} for `with`. */
+  override filterAsync<const Name extends keyof Related>(
+    filter: Filter,
+    options: WithOptions<Name>,
+  ): Promise<readonly WithRelations<Result, Related, Name>[]>
+  override filterAsync(filter: Filter): Promise<readonly Result[]>
+  override filterAsync(filter: Filter, options?: WithOptions<string>): Promise<readonly Result[]> {
+    return this.lookUp('filter', filter, 'null', options) as Promise<readonly Result[]>
+  }
+
+  /** The lookup of `getAsync`, to be made later. */
+  override getQuery<const Name extends keyof Related>(
+    key: Key,
+    options: WithOptions<Name>,
+  ): Query<WithRelations<Result, Related, Name>, null>
+  override getQuery(key: Key): Query<Result, null>
+  override getQuery(key: Key, options?: WithOptions<string>): Query<Result, null> {
+    return this.query('key', key, 'not-found', options)
+  }
+
+  /** The lookup of `filterAsync`, to be made later. */
+  override filterQuery<const Name extends keyof Related>(
+    filter: Filter,
+    options: WithOptions<Name>,
+  ): Query<readonly WithRelations<Result, Related, Name>[]>
+  override filterQuery(filter: Filter): Query<readonly Result[]>
+  override filterQuery(filter: Filter, options?: WithOptions<string>): Query<readonly Result[]> {
+    return this.query('filter', filter, 'null', options)
+  }
+
+  /** A relation of a row that is at hand. Those of any number of rows, asked for in one tick, are one wave. */
+  relation<const Name extends keyof Related>(row: Result, name: Name): Promise<Related[Name]> {
+    return this.relationQuery(row, name).resolveAsync()
+  }
+
+  /** The lookup of `relation`, to be made later. */
+  relationQuery<const Name extends keyof Related>(row: Result, name: Name): Query<Related[Name]> {
+    return this.queryRelation(row as object, name) as Query<Related[Name]>
+  }
+}
+
+/**
+ * Adds a model's own methods to its cache.
+ *
+ * @throws OptionError for what is no function, or has a name that is taken
+ */
+export function extendModelCache(
+  model: string,
+  cache: object,
+  extend: ((cache: object) => unknown) | undefined,
+): void {
+  if (extend === undefined) return
+  const option = `${model}.extend`
+  if (typeof extend !== 'function')
+    throw new OptionError(option, 'a function from the cache of the model to methods', extend)
+  const methods = extend(cache)
+  if (typeof methods !== 'object' || methods === null)
+    throw new OptionError(option, 'a function that returns an object of methods', methods)
+  for (const [name, method] of Object.entries(methods)) {
+    if (typeof method !== 'function') throw new OptionError(`${option}.${name}`, 'a function', method)
+    if (name in cache) throw new OptionError(`${option}.${name}`, 'named as no method of the cache is', name)
+  }
+  Object.assign(cache, methods)
+}
+
+/** @throws OptionError */
+function namesOf(options: WithOptions<string>): readonly string[] {
+  if (typeof options !== 'object' || options === null)
+    throw new OptionError('options', "an object such as { with: ['team'] }", options)
+  checkOptionNames('options', options, ['with'])
+  if (!Array.isArray(options.with))
+    throw new OptionError('with', "a list of relations, such as ['team']", options.with)
+  return options.with
 }
 
 /**

@@ -22,6 +22,8 @@ export interface CacheParts {
   /** Takes the lookups made outside any scope. */
   readonly ambient: ScopeLoader
   closed: boolean
+  /** Of every model, by table. */
+  readonly readers: Map<string, Reader>
 }
 
 export interface CacheCounters {

@@ -120,7 +120,7 @@ export interface WaveEnvironment {
 /** The lookups of one key; more than one only where no memo has made them one, and each gets rows of its own. */
 class Entry {
   readonly key: string
-  readonly first: Lookup
+  first: Lookup
   others: Lookup[] | undefined = undefined
   readonly target: Target
   state: EntryState = 'none'
@@ -138,8 +138,22 @@ class Entry {
   }
 
   add(lookup: Lookup): void {
-    if (this.others) this.others.push(lookup)
-    else this.others = [lookup]
+    let other = lookup
+    // A lookup that SQL may answer is first, as the first one gets the rows.
+    if (this.first.isOnlyCache && !lookup.isOnlyCache) {
+      other = this.first
+      this.first = lookup
+    }
+    if (this.others) this.others.push(other)
+    else this.others = [other]
+  }
+
+  /** Leaves without an answer what asks only the cache, where nobody asks for more. False: somebody does. */
+  leave(): boolean {
+    if (!this.first.isOnlyCache) return false
+    this.first.leave()
+    if (this.others) for (const lookup of this.others) lookup.leave()
+    return true
   }
 
   answerAbsent(): void {
@@ -155,7 +169,12 @@ class Entry {
 
   fail(error: Error): void {
     this.first.fail(error)
-    if (this.others) for (const lookup of this.others) lookup.fail(error)
+    if (!this.others) return
+    // Whoever asks only the cache did not ask for what failed.
+    for (const lookup of this.others) {
+      if (lookup.isOnlyCache) lookup.leave()
+      else lookup.fail(error)
+    }
   }
 }
 
@@ -166,8 +185,9 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   const { counts } = env
   counts.lookups += lookups.length
   const entries: Entry[] = []
-  const uncertain: Entry[] = []
-  const unstored: Entry[] = []
+  let uncertain: Entry[] = []
+  let unstored: Entry[] = []
+  let onlyCache = false
   const byKey = env.twins ? new Map<string, Entry>() : undefined
   for (const lookup of lookups) {
     const { key, route } = lookup.address
@@ -175,6 +195,7 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
       lookup.answer(lookup.target.absent())
       continue
     }
+    if (lookup.isOnlyCache) onlyCache = true
     const twin = byKey?.get(key)
     if (twin) {
       twin.add(lookup)
@@ -186,7 +207,6 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
     else if (lookup.target.usesStore) entries.push(entry)
     else unstored.push(entry)
   }
-  counts.bypassed += uncertain.length
   counts.keys += entries.length
 
   let open = entries
@@ -200,6 +220,12 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
       counts.storeErrors++
     }
   }
+  if (onlyCache) {
+    open = open.filter((entry) => !entry.leave())
+    uncertain = uncertain.filter((entry) => !entry.leave())
+    unstored = unstored.filter((entry) => !entry.leave())
+  }
+  counts.bypassed += uncertain.length
   if (open.length + uncertain.length + unstored.length === 0) return
   yield* new Load(env).run(open, uncertain, unstored, storeFailed)
 }
@@ -516,7 +542,11 @@ class Load {
     const { first, others = [] } = entry
     first.answer(answer)
     if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
-      for (const lookup of others) if (lookup.pending) apart.push(this.#select([new Entry(lookup)], null))
+      for (const lookup of others) {
+        if (!lookup.pending) continue
+        if (lookup.isOnlyCache) lookup.leave()
+        else apart.push(this.#select([new Entry(lookup)], null))
+      }
     }
     return payload ?? 'unshared'
   }

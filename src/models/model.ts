@@ -6,6 +6,13 @@ import { type Codec, checkCodec, throughCodec } from './codec-layer.ts'
 import type { ColumnInfo, TableInfo } from './column.ts'
 import type { CustomDefinition } from './custom.ts'
 import { keyOf, modelPrefix } from './key.ts'
+import {
+  defineRelations,
+  type ForeignField,
+  foreignFieldsOf,
+  type RelationDefinition,
+  type Relations,
+} from './relation.ts'
 import { type Address, createAddressOf, defineShape, type Shape } from './shape.ts'
 import {
   CustomTarget,
@@ -38,6 +45,11 @@ export interface ModelMeta<
   readonly orderBy?: readonly (Field | readonly [Field, 'asc' | 'desc'])[] | undefined
   /** Applied to a lookup value before it becomes a key; never to what the database holds. Not called for null. */
   readonly normalize?: { readonly [F in Field]?: (value: NonNullable<Values[F]>) => unknown } | undefined
+  /**
+   * Rows of other tables that belong to a row, for `with` and `relation`. Default none. Their models, of the same cache
+   * and without `columns`, are found at the first use.
+   */
+  readonly relations?: Relations | undefined
   /** A longer list is answered, but not cached. Default 10,000. */
   readonly maxListRows?: number | undefined
   /**
@@ -97,6 +109,9 @@ export interface ModelDefinition {
   readonly columns: readonly string[] | undefined
   readonly orderBy: readonly { readonly field: string; readonly direction: 'asc' | 'desc' }[]
   readonly normalize: Readonly<Record<string, ((value: never) => unknown) | undefined>>
+  readonly relations: ReadonlyMap<string, RelationDefinition>
+  /** Undefined: none. */
+  readonly foreignFields: readonly ForeignField[] | undefined
   readonly ttlMs: number
   readonly negativeTtlMs: number
   readonly version: number
@@ -120,6 +135,8 @@ const META_NAMES = [
   'version',
   'orderBy',
   'normalize',
+  'relations',
+  'extend',
   'maxListRows',
   'consistency',
   'onRedisDown',
@@ -155,6 +172,7 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
   refuseTwins(name, filterShapes)
   const columns = meta.columns === undefined ? undefined : fieldList(at('columns'), meta.columns)
   const ttlMs = durationMs(at('ttl'), meta.ttl ?? '7d')
+  const relations = defineRelations(at('relations'), meta.relations ?? {}, columns)
   return Object.freeze({
     name,
     keyShapes,
@@ -166,6 +184,8 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     columns,
     orderBy: orderOf(at('orderBy'), meta.orderBy ?? [], primaryKey),
     normalize: normalizersOf(at('normalize'), meta.normalize ?? {}, shapes),
+    relations,
+    foreignFields: foreignFieldsOf(relations),
     ttlMs,
     negativeTtlMs: durationMs(at('negativeTtl'), meta.negativeTtl ?? Math.min(ttlMs, 3_600_000)),
     version: integerOption(at('version'), meta.version ?? 0, 0, MAX_VERSION),

@@ -30,4 +30,4 @@ type Fields<DB, TB extends TableName<DB>, Names extends string> =
     : { [F in keyof DB[TB] as F extends Names ? F : never]-?: Selectable<DB[TB]>[F & FieldName<DB, TB>] }
 
 /** Shown by editors as the object it is, not as the types it was made of. */
-type Flatten<T> = { [K in keyof T]: T[K] } & {}
+export type Flatten<T> = { [K in keyof T]: T[K] } & {}

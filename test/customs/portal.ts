@@ -69,11 +69,37 @@ export interface Portal {
 
 export function declareModels(cache: Cache<PortalTables>) {
   return {
-    Team: cache.model('teams', { keyFields: [['id']] }),
-    User: cache.model('users', { keyFields: [['id'], ['email']], filterFields: [['team_id']] }),
+    Team: cache.model('teams', {
+      keyFields: [['id']],
+      relations: { users: { many: 'users', on: { id: 'team_id' } } },
+    }),
+    User: cache.model('users', {
+      keyFields: [['id'], ['email']],
+      filterFields: [['team_id']],
+      relations: {
+        team: { one: 'teams', on: { team_id: 'id' } },
+        avatars: { many: 'avatars', on: { id: 'user_id' } },
+      },
+      extend: (c) => ({
+        named: async (email: string) => (await c.getAsync({ email })).name,
+        withTeam: (id: number) => c.getAsync({ id }, { with: ['team'] }),
+      }),
+    }),
     Avatar: cache.model('avatars', { keyFields: [['id']], filterFields: [['user_id']] }),
-    Event: cache.model('events', { keyFields: [['id'], ['slug']], filterFields: [['owner_id']] }),
-    Tag: cache.model('tags', { keyFields: [['id']] }),
+    Event: cache.model('events', {
+      keyFields: [['id'], ['slug']],
+      filterFields: [['owner_id']],
+      relations: {
+        owner: { one: 'users', on: { owner_id: 'id' } },
+        tags: { many: 'tags', through: 'event_tags', on: { id: 'event_id' }, to: { tag_id: 'id' } },
+      },
+    }),
+    Tag: cache.model('tags', {
+      keyFields: [['id']],
+      relations: {
+        events: { many: 'events', through: 'event_tags', on: { id: 'tag_id' }, to: { event_id: 'id' } },
+      },
+    }),
     EventTag: cache.model('event_tags', {
       keyFields: [['event_id', 'tag_id']],
       filterFields: [['event_id'], ['tag_id']],

@@ -11,7 +11,9 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 /** A file beside the fixture; it exists only here. `|` marks where the cursor stands, once for each completion. */
 const FILE = fileURLToPath(new URL('./editor.ts', import.meta.url))
 const TEXT = `
+  import { batch } from 'loadstone'
   import { cache, Invoice, Short, User } from './fixture.ts'
+  import { Event, PrimaryAvatar, portal, User as Person, UsersOfTeam } from './relations-fixture.ts'
 
   export const getUser = User.cache.getAsync
   export const getUserOrNone = User.cache.getAsyncOrNone
@@ -19,6 +21,13 @@ const TEXT = `
   export const getShort = Short.cache.getAsync
   export const filterShort = Short.cache.filterAsync
   export const getInvoice = Invoice.cache.getAsync
+  export const personWith = await Person.cache.getAsync({ id: 1 }, { with: ['team'] })
+  export const relation = Event.cache.relation(await Event.cache.getAsync({ id: 1 }), 'tags')
+  export const extended = Person.cache.ofTeam
+  export const usersOfTeam = UsersOfTeam
+  export const query = PrimaryAvatar(1)
+  export const answers = await batch({ event: Event.cache.getQuery({ id: 1 }), avatars: [query] })
+  export const known = await batch({ avatar: query }, { onlyCache: true, errors: 'null' })
 
   cache.model('|')
   cache.model('users', { | })
@@ -32,6 +41,10 @@ const TEXT = `
   void User.cache.getAsync({ | })
   void User.cache.getAsync({ org_id: 7, | })
   void User.cache.filterAsync({ org_id: 7, role: '|' })
+  portal.model('users', { keyFields: [['id']], relations: { team: { one: '|' } } })
+  portal.model('users', { keyFields: [['id']], relations: { team: { one: 'teams', on: { | } } } })
+  portal.model('events', { keyFields: [['id']], relations: { tags: { many: 'tags', through: '|' } } })
+  void Person.cache.getAsync({ id: 1 }, { with: ['|'] })
 `
 const [TEXT_WITHOUT_CURSORS, CURSORS] = withoutCursors(TEXT)
 
@@ -115,8 +128,61 @@ describe('in declarations, and so in hovers', () => {
     expect(printed('filterShort')).toMatch(/^\(filter: never\) => /)
   })
 
+  test('a row with its relations, and a relation alone', () => {
+    expect(printed('personWith')).toBe(`{
+    readonly id: number;
+    readonly email: string;
+    readonly team_id: number | null;
+    readonly name: string;
+    readonly team: {
+        readonly id: number;
+        readonly name: string;
+    } | null;
+}`)
+    expect(printed('relation')).toBe(`Promise<readonly {
+    readonly id: number;
+    readonly name: string;
+}[]>`)
+  })
+
+  test('what extend has added, and what a custom cache takes', () => {
+    expect(printed('extended')).toMatch(/^\(id: number\) => Promise<readonly \{\n {4}readonly id: number;/)
+    expect(printed('usersOfTeam')).toMatch(
+      /^import\("loadstone"\)\.CustomCache<\{\n {4}readonly team_id: number \| \{\n {8}readonly id: number;\n {4}\} \| null;\n\}, \[number \| null\], readonly \{/,
+    )
+  })
+
+  test('a batch', () => {
+    expect(printed('query')).toBe('import("loadstone").Query<string | null, never>')
+    expect(printed('answers')).toBe(`{
+    event: {
+        readonly id: number;
+        readonly slug: string;
+        readonly title: string;
+        readonly owner_id: number | null;
+    };
+    avatars: [string | null];
+}`)
+    expect(printed('known')).toBe(`{
+    avatar: string | null | undefined;
+}`)
+  })
+
   test('nothing but the user’s own names, and those of the language', () => {
-    for (const name of ['getUser', 'getUserOrNone', 'filterUsers', 'getShort', 'filterShort', 'getInvoice']) {
+    for (const name of [
+      'getUser',
+      'getUserOrNone',
+      'filterUsers',
+      'getShort',
+      'filterShort',
+      'getInvoice',
+      'personWith',
+      'relation',
+      'extended',
+      'usersOfTeam',
+      'answers',
+      'known',
+    ]) {
       expect(printed(name)).not.toMatch(/Selectable|Pick|Omit|Readonly<|ColumnType|Generated|Flatten|\.\.\./)
     }
   })
@@ -136,6 +202,10 @@ describe('an editor suggests', () => {
     ['normalize: { | }', columns],
     ['getAsync({ | })', ['email', 'first_name', 'id', 'org_id']],
     ["role: '|'", ['admin', 'member']],
+    ["{ one: '|' }", ['avatars', 'event_tags', 'events', 'tags', 'teams', 'users']],
+    ['on: { | }', ['email', 'id', 'name', 'team_id']],
+    ["through: '|'", ['avatars', 'event_tags', 'events', 'tags', 'teams', 'users']],
+    ["with: ['|']", ['avatars', 'team']],
   ])('at %s', (at, suggested) => {
     expect(suggestions(at)).toEqual(suggested)
   })
