@@ -39,10 +39,10 @@ export type {
   VerifyProgress,
   VerifyReport,
 } from './invalidation/verify.ts'
+export { type BatchOptions, batch, type OpenBatch, openBatch } from './loaders/batch.ts'
+export type { CustomCache } from './loaders/custom-cache.ts'
 export type { WaveMessage } from './loaders/dispatcher.ts'
 export type { Trips } from './loaders/driver.ts'
-export type { CustomCache } from './loaders/custom-cache.ts'
-export { type BatchOptions, batch, type OpenBatch, openBatch } from './loaders/batch.ts'
 export type { ModelCache, RelatedModelCache, WithOptions, WithRelations } from './loaders/model-cache.ts'
 export type { Query, ResolveOptions } from './loaders/query.ts'
 export { currentScope, resetScope, runInLoop, type Scope, type ScopeOptions } from './loaders/scope.ts'

@@ -1,4 +1,4 @@
-import { type Expression, expressionBuilder, type SelectQueryNode } from 'kysely'
+import type { Expression } from 'kysely'
 import { OptionError } from '../errors.ts'
 import { modelPrefix } from '../models/key.ts'
 import { anyShapeOf, keysNamedBy, shapeOf } from '../models/model.ts'
@@ -6,6 +6,7 @@ import { type ForeignField, withKeysOfRows } from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
 import type { Flatten } from '../models/types.ts'
 import { checkOptionNames } from '../options.ts'
+import { conditionOf } from '../sources/where.ts'
 import { answerAsync } from './asking.ts'
 import type { OnAbsent } from './lookup.ts'
 import { createQuery, type Query } from './query.ts'
@@ -144,21 +145,7 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
    */
   async invalidateWhere(where: (rows: Rows) => Expression<unknown>): Promise<number> {
     const { name } = this.#reader.definition
-    // Of no database: its plugins would transform the condition twice, here and in the statement it becomes a part of.
-    const rows = expressionBuilder<Record<string, Record<string, unknown>>>().selectFrom(name)
-    const node = where(rows as Rows)?.toOperationNode?.() as SelectQueryNode | undefined
-    const parts = Object.entries(node ?? {}).flatMap(([part, value]) => (value === undefined ? [] : [part]))
-    const others = parts.filter((part) => !['kind', 'from', 'where'].includes(part))
-    const condition = node?.where?.where
-    if (!condition || others.length > 0) {
-      const given = others.length > 0 ? `one with ${others.join(', ')}` : 'none'
-      throw new OptionError(
-        `${name}.invalidateWhere`,
-        'a function that returns the query it was given with a where, and nothing else (clear() forgets all rows)',
-        given,
-      )
-    }
-    return this.#reader.invalidateWhere({ condition: { toOperationNode: () => condition } })
+    return this.#reader.invalidateWhere(conditionOf(name, where as (rows: unknown) => Expression<unknown>))
   }
 
   /**

@@ -1,7 +1,7 @@
 import { CacheClosedError, InvalidKeyError, SourceError, TransactionUseError } from '../errors.ts'
 import { type BoundModel, keysOf, type ModelDefinition } from '../models/model.ts'
-import { keysOfStored } from '../models/stored-row.ts'
 import type { Shape } from '../models/shape.ts'
+import { keysOfStored } from '../models/stored-row.ts'
 import type { Answer, Target } from '../models/target.ts'
 import type { TouchedKeys } from '../models/touched.ts'
 import type { Where } from '../sources/source.ts'

@@ -21,8 +21,9 @@ const DEFLATED = 1
 /**
  * A codec that compresses longer values, with `node:zlib`.
  *
- * The format is zlib's own, whose checksum tells damaged bytes from good ones. Measured on JSON-like rows of 1 to 100 kB,
- * it writes as fast as brotli's fastest quality at about the same size, and reads in half to two thirds of its time.
+ * The format is zlib's own, whose checksum tells damaged bytes from good ones. JSON-like rows of 1, 10 and 100 kB come to
+ * 42, 27 and 25 % in 13, 40 and 660 us, and are read in 7, 15 and 85 us. Brotli at its fastest comes to 45, 29 and 24 % in
+ * 13, 34 and 480 us, and is read in 8, 22 and 144 us: reading counts, as a cached value is read more often than written.
  *
  * @throws OptionError
  */
