@@ -28,6 +28,7 @@ interface Connection {
   mgetBuffer(keys: readonly string[]): Promise<(Buffer | null)[]>
   evalshaBuffer(sha: string, keyCount: number, ...args: Argument[]): Promise<unknown>
   evalBuffer(source: string, keyCount: number, ...args: Argument[]): Promise<unknown>
+  pexpire(key: string, ms: number): Promise<unknown>
   wait(replicas: number, timeoutMs: number): Promise<number>
   scan(
     cursor: string,
@@ -66,6 +67,8 @@ const WRITE_PATIENCE_MS = 200
 /** How long a step may take at least, ms, that no request waits for. */
 const PATIENCE_MS = 2000
 const FACT_TRIPS = 7
+/** From the last time that somebody connected, cleared, or looked whether the master is the same. */
+const MARKS_TTL_MS = 30 * 24 * 3_600_000
 
 /**
  * The store on one Redis (or Valkey) server, through a connection of its own: a cache must not queue commands while
@@ -286,7 +289,9 @@ export class RedisStore implements CacheStore {
   }
 
   #mark(prefix: string): Promise<Buffer> {
-    return this.#run(MARK, [this.#marksKey], () => [newMark(), prefix]).then(([record]) => record as Buffer)
+    return this.#run(MARK, [this.#marksKey], () => [newMark(), MARKS_TTL_MS, prefix]).then(
+      ([record]) => record as Buffer,
+    )
   }
 
   /**
@@ -358,7 +363,10 @@ export class RedisStore implements CacheStore {
     const session = this.#session
     try {
       const master = await this.#readMaster()
-      if (session?.master.equals(master)) return
+      if (session?.master.equals(master)) {
+        await this.#connection.pexpire(this.#marksKey, MARKS_TTL_MS)
+        return
+      }
       const marks = new Marks(master, await this.#mark(''))
       if (this.#session === session) this.#session = { master, marks }
     } catch (error) {

@@ -135,12 +135,15 @@ end
 return 1`,
 )
 
-// KEYS: the marks (see marks.ts). ARGV: 8 characters that were never used, a prefix to mark; '' marks none, but sees to
-// it that there is a base. Reply: the marks. They have no ttl: to lose them is to forget everything.
+// KEYS: the marks (see marks.ts). ARGV: 8 characters that were never used, ttl ms, a prefix to mark; '' marks none, but
+// sees to it that there is a base. Reply: the marks. To lose them is to forget everything, so they are kept for long.
 export const MARK = script(
   'mark',
   `local c = redis.pcall('GET', KEYS[1])
-if type(c) == 'string' and ARGV[2] == '' then return c end
+if type(c) == 'string' and ARGV[3] == '' then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return c
+end
 local out = ARGV[1]
 if type(c) == 'string' then
   out = string.sub(c, 1, 8)
@@ -151,12 +154,12 @@ if type(c) == 'string' then
       out = ARGV[1]
       break
     end
-    if string.sub(c, i + 12, i + 11 + n) ~= ARGV[2] then out = out .. string.sub(c, i, i + 11 + n) end
+    if string.sub(c, i + 12, i + 11 + n) ~= ARGV[3] then out = out .. string.sub(c, i, i + 11 + n) end
     i = i + 12 + n
   end
-  out = out .. ARGV[1] .. string.format('%04d', #ARGV[2]) .. ARGV[2]
+  out = out .. ARGV[1] .. string.format('%04d', #ARGV[3]) .. ARGV[3]
 end
-redis.call('SET', KEYS[1], out)
+redis.call('SET', KEYS[1], out, 'PX', ARGV[2])
 return out`,
 )
 
