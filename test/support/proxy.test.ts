@@ -92,6 +92,20 @@ describe('startProxy', () => {
     expect(proxy.accepted).toBe(2)
   })
 
+  test('leadTo: new connections lead to another server, and those that are open stay', async () => {
+    client.write('a')
+    await expectReply('a!')
+    const other = createServer((socket) => socket.end('another')).listen(0, '127.0.0.1')
+    await once(other, 'listening')
+    proxy.leadTo((other.address() as AddressInfo).port)
+    client.write('b')
+    await expectReply('a!b!')
+    const next = open(proxy.port)
+    await expectReply('another')
+    next.destroy()
+    other.close()
+  })
+
   test('delay: each way takes longer, and keeps its order', async () => {
     proxy.delay(20)
     const began = performance.now()

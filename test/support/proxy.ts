@@ -17,6 +17,8 @@ export interface FaultyProxy {
   delay(ms: number): void
   /** Breaks all connections, with a reset. What was held back is lost. */
   cut(): void
+  /** New connections lead to the server at this port: the address goes over to it, as in a failover. */
+  leadTo(port: number): void
   /** Breaks all connections and takes no more. */
   close(): Promise<void>
 }
@@ -25,13 +27,14 @@ export interface FaultyProxy {
 export async function startProxy(port: number): Promise<FaultyProxy> {
   const held = new Set<Direction>()
   const connections = new Set<Connection>()
+  let target = port
   let delayMs = 0
   let accepted = 0
   const control: Control = { isHeld: (direction) => held.has(direction), delayMs: () => delayMs }
 
   const listener = createServer((client) => {
     accepted++
-    const connection = new Connection(client, connect(port, '127.0.0.1'), control)
+    const connection = new Connection(client, connect(target, '127.0.0.1'), control)
     connections.add(connection)
     void connection.ended.then(() => connections.delete(connection))
   }).listen(0, '127.0.0.1')
@@ -54,6 +57,9 @@ export async function startProxy(port: number): Promise<FaultyProxy> {
     },
     cut() {
       for (const connection of connections) connection.cut()
+    },
+    leadTo(other) {
+      target = other
     },
     async close() {
       for (const connection of connections) connection.cut()
