@@ -71,7 +71,7 @@ async function replicate(master: Server) {
   const link = await startProxy(master.port)
   onTestFinished(link.close)
   const replica = await serve(['--replicaof', '127.0.0.1', String(link.port)])
-  await vi.waitFor(async () => expect(await lookAt(master.url).wait(1, 100)).toBe(1), { timeout: 10_000 })
+  await soon(async () => expect(await lookAt(master.url).wait(1, 100)).toBe(1))
   return { replica, link }
 }
 
@@ -85,6 +85,8 @@ async function failOver(master: Server, replica: Server, processes: readonly Pro
   }
   await untilConnected(...processes)
 }
+
+const soon = (check: () => unknown) => vi.waitFor(check, { timeout: 10_000, interval: 10 })
 
 /** What account 1 is said to be, by one process and the other. */
 async function everywhere(...processes: readonly Process[]): Promise<number[]> {
@@ -216,7 +218,7 @@ describe(ROWS.quiet, () => {
       const { clear, writing } = await writeUpToCommit(here)
       here.redisNetwork.hold('replies')
       clear.goOn()
-      await expect.poll(() => bank.entry()).toBe('nothing')
+      await soon(async () => expect(await bank.entry()).toBe('nothing'))
       here.redisNetwork.cut()
       here.redisNetwork.release()
       await writing
@@ -409,7 +411,7 @@ test(`${ROWS.uncommitted}: strict, when the connection is lost between the inten
   await expect(writing).rejects.not.toBeInstanceOf(CommitOutcomeUnknownError)
   expect(await bank.entry()).toBe('nothing')
   // Until the pool has found out, it may give away the connection that was lost.
-  await vi.waitFor(() => here.read(), { timeout: 5000, interval: 10 })
+  await soon(here.read)
   expect(await everywhere(here, there)).toEqual([100, 100])
 })
 
@@ -479,8 +481,8 @@ describe(ROWS.returned, () => {
     await warm(here, there)
     await loseTheClear(here)
     const relaying = await bank.open({ relay: {} })
-    await vi.waitFor(async () => expect(await there.read()).toBe(90), { timeout: 10_000, interval: 10 })
-    expect(relaying.cache.stats().relayed).toBe(1)
+    await soon(async () => expect(await there.read()).toBe(90))
+    await soon(() => expect(relaying.cache.stats().relayed).toBe(1))
   })
 
   test('strict, a lost clear: the intents still stand, or it is made again', async () => {
@@ -666,7 +668,7 @@ describe(ROWS.linearizable, () => {
     link.hold('replies')
     const intended = hold(here, 'after', 'intend')
     const writing = here.write(90)
-    await expect.poll(() => bank.entry()).toBe('intent')
+    await soon(async () => expect(await bank.entry()).toBe('intent'))
     expect(await isSettled(intended.reached)).toBe(false)
     link.release()
     await intended.reached
@@ -699,11 +701,8 @@ describe(`${ROWS.foreign}: visible within the relay's time`, () => {
       const relaying = await bank.open({ relay: {} })
       await warm(here, there)
       await bank.foreign('update accounts set balance = 90')
-      await vi.waitFor(async () => expect(await everywhere(here, there)).toEqual([90, 90]), {
-        timeout: 10_000,
-        interval: 10,
-      })
-      expect(relaying.cache.stats().relayed).toBe(1)
+      await soon(async () => expect(await everywhere(here, there)).toEqual([90, 90]))
+      await soon(() => expect(relaying.cache.stats().relayed).toBe(1))
     })
   })
 })
@@ -738,9 +737,8 @@ describe(ROWS.oneStatement, () => {
     const waiting = herd(there)
     for (let i = 0; i < READERS; i++) await steps.take('getMany')
     // One of the other process will look again, and the rest wait for it.
-    await expect
-      .poll(() => steps.held.map(({ op }) => op).sort())
-      .toEqual([...Array(READERS - 1).fill('join'), 'sleep'])
+    const held = [...Array(READERS - 1).fill('join'), 'sleep']
+    await soon(() => expect(steps.held.map(({ op }) => op).sort()).toEqual(held))
     await load()
     await here.cache.idle()
     steps.release()
@@ -783,7 +781,7 @@ describe(ROWS.trips, () => {
     socket.on('data', (text) => {
       log += text
     })
-    const logged = (text: string) => expect.poll(() => log, { interval: 2 }).toContain(text)
+    const logged = (text: string) => soon(() => expect(log).toContain(text))
     socket.write('MONITOR\r\n')
     await logged('+OK')
     let marks = 0
