@@ -8,6 +8,7 @@ import { resolveTouched } from './resolve.ts'
 /** A transaction that is about to be committed, on its own connection. */
 export interface OpenTransaction {
   run: RunRaw
+  readonly isSerializable: boolean
   /** Which run of the server it is in. */
   serverRun(): Promise<string>
   commit(): Promise<void>
@@ -122,10 +123,12 @@ class CommitRun {
   }
 
   async #ownRows(strict: boolean) {
-    const { run, serverRun } = this.#transaction
+    const { run, serverRun, isSerializable } = this.#transaction
     try {
       // What deferred constraint triggers write must get its intents too, so they run now and not in COMMIT.
       if (strict) await run(rawInternal('set constraints all immediate'))
+      // Who reads all of the outbox has read what every other writer writes there, and Postgres would refuse one of them.
+      if (isSerializable) await run(rawInternal('set local enable_seqscan = off'))
       this.#serverRun = await serverRun()
       return await readOwnRows(run)
     } catch (error) {

@@ -97,7 +97,7 @@ class InvalidationDriver implements Driver {
 
   async beginTransaction(connection: DatabaseConnection, settings: TransactionSettings): Promise<void> {
     await this.#inner.beginTransaction(innerOf(connection), settings)
-    ;(connection as InvalidationConnection).begun()
+    ;(connection as InvalidationConnection).begun(settings.isolationLevel === 'serializable')
   }
 
   commitTransaction(connection: DatabaseConnection): Promise<void> {
@@ -140,7 +140,7 @@ class InvalidationConnection implements DatabaseConnection {
   readonly inner: DatabaseConnection
   readonly #driver: Driver
   readonly #committer: Committer
-  #transaction: { wrote: boolean } | undefined
+  #transaction: { wrote: boolean; readonly isSerializable: boolean } | undefined
   #serverRun: string | undefined
   /** Lone writes on one connection take turns: each has a BEGIN and a COMMIT around it. */
   #turn: Promise<unknown> = Promise.resolve()
@@ -155,12 +155,12 @@ class InvalidationConnection implements DatabaseConnection {
     }
   }
 
-  begun(): void {
-    this.#transaction = { wrote: false }
+  begun(isSerializable: boolean): void {
+    this.#transaction = { wrote: false, isSerializable }
   }
 
   async commit(commit: () => Promise<void>): Promise<void> {
-    const wrote = this.#transaction?.wrote ?? true
+    const { wrote, isSerializable } = this.#transaction ?? { wrote: true, isSerializable: false }
     const send = () => {
       // However COMMIT is answered, there is no transaction any more.
       this.#transaction = undefined
@@ -170,6 +170,7 @@ class InvalidationConnection implements DatabaseConnection {
     const run: RunRaw = (query) => this.inner.executeQuery(query)
     await this.#committer.commit({
       run,
+      isSerializable,
       serverRun: async () => {
         this.#serverRun ??= await readServerRun(run)
         return this.#serverRun
@@ -196,7 +197,7 @@ class InvalidationConnection implements DatabaseConnection {
     if (kind === 'read') return run()
     if (kind === 'begin') {
       const result = await run()
-      this.begun()
+      this.begun(/\bserializable\b/i.test(query.sql))
       return result
     }
     if (this.#transaction) {
@@ -229,7 +230,7 @@ class InvalidationConnection implements DatabaseConnection {
 
   async #lone<R>(run: () => Promise<QueryResult<R>>): Promise<QueryResult<R>> {
     await this.#driver.beginTransaction(this.inner, {})
-    this.#transaction = { wrote: true }
+    this.#transaction = { wrote: true, isSerializable: false }
     try {
       const result = await run()
       await this.commit(() => this.#driver.commitTransaction(this.inner))

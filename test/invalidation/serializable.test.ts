@@ -125,7 +125,7 @@ describe('strict writes of different rows in SERIALIZABLE transactions', () => {
     )
   })
 
-  test('after a VACUUM of a small outbox two are enough: Postgres then reads all of it, and not by its index', async () => {
+  test('also after a VACUUM of a small outbox, of which Postgres would rather read all than use its index', async () => {
     const [one, two] = processes
     await one.write(100)
     await one.cache.idle()
@@ -133,10 +133,7 @@ describe('strict writes of different rows in SERIALIZABLE transactions', () => {
     const [first, second] = await Promise.all([begin(one.db, IDS[0]), begin(two.db, IDS[1])])
     await first.write()
     await second.write()
-    expect([await first.commit(), await second.commit()]).toEqual(['committed', '40001'])
-    const again = await begin(two.db, IDS[1])
-    await again.write()
-    expect(await again.commit()).toBe('committed')
+    expect([await first.commit(), await second.commit()]).toEqual(['committed', 'committed'])
     await expectEverywhere([90, 90, 100])
   })
 
