@@ -3,6 +3,7 @@ import { keyAddressed } from '../models/custom.ts'
 import { withKeysOfRows } from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
 import { type Answer, entryKeys, type Target } from '../models/target.ts'
+import type { AnswerMeta } from './lookup.ts'
 import { createQuery, type Query } from './query.ts'
 import { forgetEverywhere, type Reader } from './reader.ts'
 
@@ -17,6 +18,8 @@ export interface CustomCache<Key extends object, Positional extends readonly unk
   readonly cacheName: string
   /** What the memo of the current scope knows of a key, without any I/O; undefined when it is not known here. */
   peek(key: Key): Value | undefined
+  /** Where the answer that this scope has for a key came from, and how old it is; undefined when nothing is known here. */
+  metaOf(key: Key): AnswerMeta | undefined
   /** Forgets a key, in the store and in the memo of the current scope. Rejects StoreUnavailableError. */
   invalidate(key: Key): Promise<void>
   /**
@@ -47,6 +50,7 @@ export function createCustomCache<Key extends object, Positional extends readonl
     createQuery((onlyCache) => reader.lookUp(() => shape, valuesOf(given), onlyCache ? 'only-cache' : 'null'))
   return Object.assign(query, {
     cacheName: name,
+    metaOf: (key: Key) => reader.metaOf(() => shape, valuesOf([key])),
     peek: (key: Key) => reader.peek(() => shape, valuesOf([key])) as Value | undefined,
     prime(key: Key, value: Value) {
       if (value === undefined) throw new OptionError(`${name}.prime`, 'a value, or null', value)

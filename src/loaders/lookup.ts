@@ -1,6 +1,7 @@
 import { NotFoundError, NotFoundHttpError } from '../errors.ts'
 import type { Address } from '../models/shape.ts'
 import type { Answer, Target } from '../models/target.ts'
+import { filledAt } from '../stores/entry.ts'
 import type { Memo } from './memo.ts'
 
 /**
@@ -8,6 +9,16 @@ import type { Memo } from './memo.ts'
  * store knows; it makes no SQL and takes no lease.
  */
 export type OnAbsent = 'null' | 'not-found' | 'not-found-http' | 'only-cache'
+
+/** Where an answer came from, and how old it is. */
+export interface AnswerMeta {
+  /** `store`: from the cache; `sql`: loaded by this scope; `primed`: given by the application. */
+  readonly source: 'store' | 'sql' | 'primed'
+  /** Since it was read from the database, or primed, ms. By the clocks of this process and of the one that filled it. */
+  readonly ageMs: number
+  /** Whether a write had marked it stale, and it was given all the same: see `staleFor`. */
+  readonly stale: boolean
+}
 
 /**
  * One call for one key, and the slot of its answer in a scope's memo: whoever clears the memo takes the slot away,
@@ -19,6 +30,11 @@ export class Lookup {
   readonly address: Address
   /** Undefined until answered. */
   answered: Answer | undefined = undefined
+  /** When the answer was read from the database, or from the application, ms since 1970; 0 until answered. */
+  readAt = 0
+  source: AnswerMeta['source'] = 'sql'
+  /** Whether a write had marked it stale. */
+  isStale = false
   /** What callers wait for: the answer as `#onAbsent` puts it. Undefined until {@link begin}. */
   promise: Promise<unknown> | undefined = undefined
   readonly #onAbsent: OnAbsent
@@ -63,8 +79,15 @@ export class Lookup {
     return this.promise
   }
 
+  /** Its answer is in a record of the store. */
+  seenIn(record: Buffer): void {
+    this.readAt = filledAt(record)
+    this.source = 'store'
+  }
+
   answer(value: Answer): void {
     this.answered = value
+    if (this.readAt === 0) this.readAt = Date.now()
     if (value !== null || this.#onAbsent === 'null') this.#resolve?.(value)
     else this.#settle(this.#as(this.#onAbsent))
   }

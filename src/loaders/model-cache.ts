@@ -8,7 +8,7 @@ import type { Flatten } from '../models/types.ts'
 import { checkOptionNames } from '../options.ts'
 import { conditionOf } from '../sources/where.ts'
 import { answerAsync } from './asking.ts'
-import type { OnAbsent } from './lookup.ts'
+import type { AnswerMeta, OnAbsent } from './lookup.ts'
 import { createQuery, type Query } from './query.ts'
 import { type CacheParts, forgetEverywhere, type Reader } from './reader.ts'
 import { RelatedModels, relatedOf, withRelations } from './related.ts'
@@ -75,6 +75,15 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
       | Result
       | null
       | undefined
+  }
+
+  /**
+   * Where the answer that this scope has for a key or filter came from, and how old it is; without any I/O. Undefined:
+   * nothing is known here. Field lists that are declared as both are taken for a key.
+   */
+  metaOf(values: Key | Filter): AnswerMeta | undefined {
+    const given = this.#valuesOf(values)
+    return this.#reader.metaOf(this.#anyShapeOf(given), given as Record<string, unknown>)
   }
 
   /**

@@ -9,7 +9,7 @@ import type { CacheStore } from '../stores/store.ts'
 import type { Binder, Binding } from './binder.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import { newScopeLoader, type ScopeLoader } from './loader.ts'
-import { Lookup, type OnAbsent } from './lookup.ts'
+import { type AnswerMeta, Lookup, type OnAbsent } from './lookup.ts'
 import { currentScope, type Scope } from './scope.ts'
 
 /** What the models of one cache share. */
@@ -71,14 +71,26 @@ export class Reader {
 
   /** What the memo of the current scope knows, without any I/O. */
   peek(shape: () => Shape, values: Values): Answer | undefined {
+    return this.#memoised(shape, values)?.answered
+  }
+
+  /** Of what the memo of the current scope knows. */
+  metaOf(shape: () => Shape, values: Values): AnswerMeta | undefined {
+    const lookup = this.#memoised(shape, values)
+    if (lookup?.answered === undefined) return undefined
+    const { source, readAt, isStale } = lookup
+    return { source, ageMs: Math.max(0, Date.now() - readAt), stale: isStale }
+  }
+
+  #memoised(shape: () => Shape, values: Values): Lookup | undefined {
     const { bound } = this.#binding
     const memo = currentScope()?.part(this.parts, this.#newLoader).memo
     if (!bound || !memo) return undefined
     const found = shape()
     const numbered = found.single === undefined ? undefined : memo.find(found, values[found.single])
-    if (numbered) return numbered.answered
+    if (numbered) return numbered
     const target = bound.targets.get(found) as Target
-    return memo.twinOf(new Lookup(target, values, target.addressOf(values), 'null', undefined))?.answered
+    return memo.twinOf(new Lookup(target, values, target.addressOf(values), 'null', undefined))
   }
 
   /**
@@ -96,6 +108,7 @@ export class Reader {
     const lookup = new Lookup(target, values, target.addressOf(values), 'null', memo)
     if (memo.twinOf(lookup)) return false
     void lookup.begin()
+    lookup.source = 'primed'
     lookup.answer(answer)
     memo.add(lookup)
     return true

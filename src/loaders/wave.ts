@@ -156,8 +156,13 @@ class Entry {
     return true
   }
 
-  answerAbsent(): void {
+  /** @param record of the store, if it is that which tells */
+  answerAbsent(record?: Buffer): void {
     const { target } = this
+    if (record) {
+      this.first.seenIn(record)
+      if (this.others) for (const lookup of this.others) lookup.seenIn(record)
+    }
     this.first.answer(target.absent())
     if (this.others) for (const lookup of this.others) lookup.answer(target.absent())
   }
@@ -253,8 +258,10 @@ function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step,
 /** Answers an entry from what a write has marked stale. The entry that loads it anew; undefined: there is nothing to answer. */
 function refreshOf(entry: Entry, record: Buffer | null, { counts }: WaveEnvironment): Entry | undefined {
   const state = stateOf(record, entry.target.schema)
-  if (state === 'absent') entry.answerAbsent()
+  if (state === 'absent') entry.answerAbsent(record as Buffer)
   else if (state !== 'value' || !answerFrom(entry, record as Buffer, HEADER_BYTES)) return undefined
+  entry.first.isStale = true
+  if (entry.others) for (const lookup of entry.others) lookup.isStale = true
   counts.stale++
   const { target, values, address } = entry.first
   // With a lookup that nobody waits for.
@@ -282,7 +289,7 @@ function believe(entry: Entry, record: Buffer | null, { counts }: WaveEnvironmen
     }
     entry.state = 'damaged'
   } else if (state === 'absent') {
-    entry.answerAbsent()
+    entry.answerAbsent(record as Buffer)
     entry.land('absent')
     counts.absents++
     return true
@@ -301,6 +308,7 @@ function answerOne({ target }: Entry, lookup: Lookup, bytes: Buffer, offset: num
   if (!lookup.pending) return true
   const answer = target.decode(bytes, offset)
   if (answer === undefined) return false
+  if (offset === HEADER_BYTES) lookup.seenIn(bytes)
   lookup.answer(answer)
   return true
 }

@@ -420,7 +420,7 @@ export function bindModel(
     const normalizers = shape.fields.map((field) => definition.normalize[field])
     const create = (normalize: typeof normalizers) =>
       createAddressOf(definition.name, shape, shapePrefix(prefix, shape), canonicalizers, normalize)
-    const parts: TargetParts = {
+    const parts = {
       model,
       shape,
       isInteger: isInteger(columns) && normalizers[0] === undefined,
@@ -432,14 +432,23 @@ export function bindModel(
   return model
 }
 
-function targetOf(parts: TargetParts, schema: number | undefined, valueTypes: readonly ValueType[]): Target {
-  const { custom, kind, fields } = parts.shape
-  if (!custom) return kind === 'key' ? new RowTarget(parts) : new RowsTarget(parts)
+/** @param schema of a custom shape */
+function targetOf(
+  rows: Omit<TargetParts, 'schema' | 'codec'>,
+  schema: number | undefined,
+  valueTypes: readonly ValueType[],
+): Target {
+  const { model, shape } = rows
+  const { custom, kind, fields } = shape
+  if (!custom) {
+    const Rows = kind === 'key' ? RowTarget : RowsTarget
+    return new Rows({ ...rows, schema: model.schema, codec: model.codec }, model.definition)
+  }
   const codec = throughCodec(
     createRowCodec([VALUE], { salt: customForm(fields, custom), valueTypes }),
     custom.codec,
   )
-  return new CustomTarget(parts, custom, schema ?? custom.version, codec)
+  return new CustomTarget({ ...rows, schema: schema ?? custom.version, codec }, custom)
 }
 
 function shapePrefix(prefix: string, shape: Shape): string {

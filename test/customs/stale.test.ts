@@ -161,6 +161,49 @@ describe.each(Object.entries(PLACES))("invalidation: 'mark-stale', on %s", (_pla
     expect(await count(1)).toBe(0)
   })
 
+  test('answers tell where they came from, how old they are, and whether they are stale', async () => {
+    const { AvatarCount, count } = await marked()
+    const { User } = portal.models
+    const began = Date.now()
+    const look = () =>
+      inScope(async () => {
+        expect(AvatarCount.metaOf({ user_id: 1 })).toBeUndefined()
+        await Promise.all([
+          AvatarCount(1).resolveAsync(),
+          User.cache.getAsync({ id: 1 }),
+          User.cache.getAsyncOrNone({ id: 99 }),
+          User.cache.filterAsync({ team_id: 1 }),
+        ])
+        const metas = [
+          AvatarCount.metaOf({ user_id: 1 }),
+          User.cache.metaOf({ id: 1 }),
+          User.cache.metaOf({ id: 99 }),
+          User.cache.metaOf({ team_id: 1 }),
+        ]
+        for (const meta of metas) {
+          expect(meta?.ageMs).toBeGreaterThanOrEqual(0)
+          expect(meta?.ageMs).toBeLessThanOrEqual(Date.now() - began)
+        }
+        return metas.map((meta) => (meta?.stale ? 'stale' : meta?.source))
+      })
+    expect(await look()).toEqual(['sql', 'sql', 'sql', 'sql'])
+    await portal.cache.idle()
+    expect(await look()).toEqual(['store', 'store', 'store', 'store'])
+    await portal.elsewhere('delete from avatars where id = 1')
+    expect(await look()).toEqual(['stale', 'store', 'store', 'store'])
+    await portal.cache.idle()
+    expect(await count(1)).toBe(1)
+    await inScope(async () => {
+      User.cache.prime({ id: 2 }, null)
+      expect(User.cache.metaOf({ id: 2 })).toMatchObject({ source: 'primed', stale: false })
+      // An age is that of the data, not of the scope.
+      await User.cache.getAsync({ id: 1 })
+      const first = User.cache.metaOf({ id: 1 })?.ageMs as number
+      await new Promise((resolve) => setTimeout(resolve, 15))
+      expect(User.cache.metaOf({ id: 1 })?.ageMs).toBeGreaterThan(first)
+    })
+  })
+
   test("'off': writes change nothing, and nothing is recorded", async () => {
     const cache = portal.another({ namespace: 'off' })
     const Team = cache.model('teams', { keyFields: [['id']], invalidation: 'off' })
