@@ -23,12 +23,10 @@ export function runTransaction<DB, Result>(
   { isolationLevel, accessMode }: TransactionOptions,
 ): Promise<Result> {
   const outer = currentScope()
-  for (let scope = outer; scope; scope = scope.parent) {
-    if (inTransaction.has(scope)) {
-      throw new TransactionUseError(
-        'cache.transaction inside cache.transaction: use the outer one, with savepoints where a part may be undone',
-      )
-    }
+  if (outer?.isInTransaction) {
+    throw new TransactionUseError(
+      'cache.transaction inside cache.transaction: use the outer one, with savepoints where a part may be undone',
+    )
   }
   let builder = db.transaction()
   if (isolationLevel) builder = builder.setIsolationLevel(isolationLevel)
@@ -38,7 +36,6 @@ export function runTransaction<DB, Result>(
     const loader = new ScopeLoader(parts.dispatcher.forTransaction(source), undefined)
     const scope = new Scope(outer)
     scope.set(parts, loader)
-    inTransaction.add(scope)
     try {
       return await runInScope(scope, () => fn(trx))
     } finally {
@@ -46,5 +43,3 @@ export function runTransaction<DB, Result>(
     }
   })
 }
-
-const inTransaction = new WeakSet<Scope>()

@@ -13,6 +13,8 @@ export class Scope {
   readonly usesStore: boolean
   /** Per cache, what it keeps for this scope. */
   readonly #parts = new Map<object, unknown>()
+  /** What `set` has put here. */
+  readonly #ofTransactions = new Map<object, unknown>()
   #loaders: Map<string, unknown> | undefined
 
   /**
@@ -62,9 +64,31 @@ export class Scope {
     return this.#parts.get(owner) as T | undefined
   }
 
-  /** @internal */
+  /**
+   * What `owner` keeps here, and in the scopes inside, for the transaction that this scope is of.
+   *
+   * @internal
+   */
   set(owner: object, part: unknown): void {
     this.#parts.set(owner, part)
+    this.#ofTransactions.set(owner, part)
+  }
+
+  /** @internal */
+  get isInTransaction(): boolean {
+    return this.#ofTransactions.size > 0 || (this.parent?.isInTransaction ?? false)
+  }
+
+  /**
+   * A fresh scope inside this one: it is in the same transaction.
+   *
+   * @internal
+   */
+  inner(usesStore: boolean): Scope {
+    const scope = new Scope(undefined, usesStore)
+    for (let outer: Scope | undefined = this; outer; outer = outer.parent)
+      for (const [owner, part] of outer.#ofTransactions) scope.set(owner, part)
+    return scope
   }
 
   /**
@@ -76,6 +100,7 @@ export class Scope {
   reset(): void {
     if (this.parent) this.parent.reset()
     else this.#parts.clear()
+    for (const [owner, part] of this.#ofTransactions) this.#parts.set(owner, part)
     this.#loaders = undefined
   }
 
@@ -87,6 +112,7 @@ export class Scope {
    */
   end(): void {
     this.#parts.clear()
+    this.#ofTransactions.clear()
     this.#loaders = undefined
   }
 }
@@ -139,7 +165,9 @@ export function runInLoop<This, Args extends unknown[], Result>(
   const { store } = options
   if (store !== undefined) booleanOption('runInLoop.store', store)
   return function (this: This, ...args: Args): Result {
-    const scope = new Scope(undefined, store ?? currentScope()?.usesStore)
+    const outer = currentScope()
+    const usesStore = store ?? outer?.usesStore ?? true
+    const scope = outer?.isInTransaction ? outer.inner(usesStore) : new Scope(undefined, usesStore)
     const result = storage.run(scope, () => fn.apply(this, args))
     if (result instanceof Promise) {
       const end = () => scope.end()

@@ -1,6 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { sql } from 'kysely'
-import { runInLoop, TransactionUseError } from 'loadstone'
+import { resetScope, runInLoop, TransactionUseError } from 'loadstone'
 import { expectTrips } from 'loadstone/testing'
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { closeRedis } from '../support/redis.ts'
@@ -41,6 +41,21 @@ describe.each(Object.entries(PLACES))('cache.transaction, on %s', (_place, openC
       await trx.updateTable('people').set({ name: 'Ada' }).where('id', '=', 1).execute()
       expect((await Person.cache.getAsync({ id: 1 })).name).toBe('Ada')
     })
+  })
+
+  test('a scope that begins inside is inside too', async () => {
+    const inner = runInLoop(async () => (await company.Person.cache.getAsync({ id: 1 })).name)
+    expect(await inner()).toBe('person 1')
+    await company.cache.transaction(async (trx) => {
+      await trx.updateTable('people').set({ name: 'Ada' }).where('id', '=', 1).execute()
+      expect(await inner()).toBe('Ada')
+      await runInLoop(async () => {
+        resetScope()
+        expect(await inner()).toBe('Ada')
+        await expect(company.cache.transaction(async () => {})).rejects.toThrow(TransactionUseError)
+      })()
+    })
+    expect(await inner()).toBe('Ada')
   })
 
   test('lookups inside are batched: one statement per shape, and nothing at the store', async () => {
