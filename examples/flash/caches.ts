@@ -3,7 +3,7 @@ import type { Declared } from '../shop/models.ts'
 import type { Database } from '../shop/schema.ts'
 
 /** What is cached besides rows: what the shop makes of them, by fields of the model whose writes can change it. */
-export function declareCaches(cache: Cache<Database>, { Event, Order, Ticket }: Declared) {
+export function declareCaches(cache: Cache<Database>, { Event, Order, Ticket, User }: Declared) {
   return {
     /** Without `load` it is the row, and the very entry that `Event.cache.getAsync({ slug })` looks up. */
     EventOnSlug: cache.instance({ name: 'EventOnSlug', model: Event, keyFields: ['slug'] }),
@@ -40,6 +40,17 @@ export function declareCaches(cache: Cache<Database>, { Event, Order, Ticket }: 
         const rows = await db.selectFrom('tickets').select('seat').where('event_id', '=', event_id).execute()
         return rows.map(({ seat }) => seat).sort()
       },
+    }),
+
+    /** Who holds tickets, each once: the rows at the end of a path. A new ticket changes it, and so does a new name. */
+    GuestsOfEvent: cache.related({
+      name: 'GuestsOfEvent',
+      model: Event,
+      keyFields: ['id'],
+      path: [
+        { model: Ticket, on: { id: 'event_id' } },
+        { model: User, on: { holder_id: 'id' } },
+      ],
     }),
 
     TicketsSold: cache.count({ name: 'TicketsSold', model: Ticket, keyFields: ['event_id'] }),

@@ -17,7 +17,7 @@ for (const slug of ['amber-harbour-nights', 'brass-cellar-sessions', 'nowhere'])
     const page = await pages.event(slug, userId)
     if (page && userId === 8)
       console.log(
-        `${page.title} by ${page.organiser}: ${page.sold} sold${page.isGuest ? ', one to you' : ''}`,
+        `${page.title} by ${page.organiser}: ${page.sold} sold to ${page.guests} guests${page.isGuest ? ', one is you' : ''}`,
       )
     shown++
   }

@@ -7,7 +7,14 @@ import type { declareCaches } from './caches.ts'
 export function declarePlan(
   cache: Cache<Database>,
   { Event, Order, Org }: Declared,
-  { EventOnSlug, HasOrdered, LatestEvent, TakenSeats, TicketsSold }: ReturnType<typeof declareCaches>,
+  {
+    EventOnSlug,
+    GuestsOfEvent,
+    HasOrdered,
+    LatestEvent,
+    TakenSeats,
+    TicketsSold,
+  }: ReturnType<typeof declareCaches>,
 ) {
   return (
     cache
@@ -20,6 +27,7 @@ export function declarePlan(
       .node('organiser', ['event'], ({ event }) => Org.cache.getQuery({ id: event.org_id }))
       .node('latest', ['event'], ({ event }) => LatestEvent(event.org_id))
       .node('seats', ['event'], ({ event }) => TakenSeats(event.id), { onNull: () => [] })
+      .node('guests', ['event'], ({ event }) => GuestsOfEvent(event.id), { onNull: () => [] })
       .node('sold', ['event'], ({ event }) => TicketsSold(event.id), { onNull: () => 0 })
       // Nobody has signed in: userId is null, and nothing is looked up.
       .node('isGuest', ['userId', 'event'], ({ userId, event }) => HasOrdered(userId, event.id), {
@@ -35,7 +43,7 @@ export function createPages(plan: ShopPlan) {
   return {
     /** The page of an event; null when there is none. */
     event: runInLoop(async (slug: string, userId: number | null) => {
-      const { event, organiser, latest, seats, sold, isGuest } = await plan.resolve(
+      const { event, organiser, latest, seats, guests, sold, isGuest } = await plan.resolve(
         { slug, userId },
         EVENT_PAGE,
       )
@@ -44,6 +52,7 @@ export function createPages(plan: ShopPlan) {
         title: event.title,
         organiser: organiser.name,
         sold,
+        guests: guests?.length ?? 0,
         isTaken: (seat: string) => seats?.includes(seat) ?? false,
         isGuest,
         next: latest && latest.id !== event.id ? latest.title : null,
@@ -58,5 +67,5 @@ export function createPages(plan: ShopPlan) {
   }
 }
 
-export const EVENT_PAGE = ['event', 'organiser', 'latest', 'seats', 'sold', 'isGuest'] as const
+export const EVENT_PAGE = ['event', 'organiser', 'latest', 'seats', 'guests', 'sold', 'isGuest'] as const
 export const ORDER_PAGE = ['event', 'organiser', 'sold', 'isGuest'] as const

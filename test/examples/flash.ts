@@ -20,7 +20,7 @@ export function flashTests(shopOf: () => TestShop): void {
       const { cache, pages } = await open()
       const read = () => pages.event(SLUG, 8)
       // The event and its organiser are rows; what is left is made by one `load` each.
-      const cold = await expectTrips(cache, { mget: 2, acquire: 2, select: 2, load: 4, fill: 2 }, read)
+      const cold = await expectTrips(cache, { mget: 2, acquire: 2, select: 2, load: 5, fill: 2 }, read)
       const warm = await expectTrips(cache, { mget: 2 }, read)
       for (const page of [cold, warm]) {
         expect(page).toMatchObject({
@@ -60,7 +60,8 @@ export function flashTests(shopOf: () => TestShop): void {
 
     test('a page sees what was written before it', async () => {
       const { pages, db } = await open()
-      expect(await pages.event(SLUG, 2)).toMatchObject({ sold: 50, isGuest: false })
+      const before = await pages.event(SLUG, 2)
+      expect(before).toMatchObject({ sold: 50, isGuest: false })
       const order = { id: 9001, user_id: 2, event_id: 1, placed_at: new Date() }
       await db.insertInto('orders').values(order).execute()
       await db
@@ -68,11 +69,11 @@ export function flashTests(shopOf: () => TestShop): void {
         .values({ id: 9001, order_id: 9001, event_id: 1, holder_id: 2, seat: 'Z9', price: '48.00' })
         .execute()
       const page = await pages.event(SLUG, 2)
-      expect(page).toMatchObject({ sold: 51, isGuest: true })
+      expect(page).toMatchObject({ sold: 51, guests: (before?.guests ?? 0) + 1, isGuest: true })
       expect(page?.isTaken('Z9')).toBe(true)
       await db.deleteFrom('tickets').where('id', '=', 9001).execute()
       await db.deleteFrom('orders').where('id', '=', 9001).execute()
-      expect(await pages.event(SLUG, 2)).toMatchObject({ sold: 50, isGuest: false })
+      expect(await pages.event(SLUG, 2)).toEqual({ ...before, isTaken: expect.any(Function) })
     })
   })
 }

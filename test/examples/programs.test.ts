@@ -41,12 +41,12 @@ test('the pages of flash are shown and counted, and it ends', async () => {
   const { code, stdout, stderr } = await startProgram('examples/flash/main.ts', env).ended
   expect(stderr).toBe('')
   expect(stdout).toContain(
-    'event, organiser, latest, seats, sold, isGuest from slug, userId: 2 waves, 6 lookups',
+    'event, organiser, latest, seats, guests, sold, isGuest from slug, userId: 2 waves, 7 lookups',
   )
   expect(stdout).toContain('event, organiser, sold, isGuest from orderId: 3 waves, 5 lookups')
   expect(stdout.trimEnd().split('\n').slice(-2)).toEqual([
-    '18 pages, 80 lookups: as many SQL statements without a cache.',
-    'With it 28 statements, in 38 waves.',
+    '18 pages, 88 lookups: as many SQL statements without a cache.',
+    'With it 30 statements, in 38 waves.',
   ])
   expect(code).toBe(0)
 })
