@@ -113,8 +113,19 @@ function staleness({ staleForMs }: Invalidation): { staleForMs?: number } {
   return staleForMs > 0 ? { staleForMs } : {}
 }
 
-/** Whose text depends on what a session has set, see triggers.ts: the way back asks outside of the trigger. */
-const PRINTED_BY_SETTINGS = ['date', 'timestamp', 'timestamptz', 'interval', 'float4', 'float8', 'bytea']
+/**
+ * The types of exact keys whose text depends on what a session has set. Nothing is cached under keys of other such types.
+ * A trigger sets it for itself; the way back of a related cache is asked outside of it.
+ */
+export const PRINTED_BY_SETTINGS: ReadonlySet<string> = new Set([
+  'date',
+  'timestamp',
+  'timestamptz',
+  'interval',
+  'float4',
+  'float8',
+  'bytea',
+])
 
 /**
  * What a write to the last model of `path` has to know of a related cache.
@@ -124,7 +135,7 @@ const PRINTED_BY_SETTINGS = ['date', 'timestamp', 'timestamptz', 'interval', 'fl
 function dependentOf(shape: Shape, path: readonly Hop[], tables: readonly Described[]): RecordedDependent {
   const owner = tables[0] as Described
   const keys = shape.fields.map((field) => columnOf(owner, field))
-  const odd = keys.find(({ type }) => PRINTED_BY_SETTINGS.includes(type))
+  const odd = keys.find(({ type }) => PRINTED_BY_SETTINGS.has(type))
   if (odd) {
     throw new ModelError(
       owner.definition.name,

@@ -1,6 +1,13 @@
 import { createHash } from 'node:crypto'
 import { INSTALL_VERSION, SCHEMA } from './outbox.ts'
-import type { ModelPlan, RecordedColumn, RecordedDependent, RecordedShape, Recording } from './recording.ts'
+import {
+  type ModelPlan,
+  PRINTED_BY_SETTINGS,
+  type RecordedColumn,
+  type RecordedDependent,
+  type RecordedShape,
+  type Recording,
+} from './recording.ts'
 import { dollarQuote, quoteName, quoteTable, quoteText } from './sql-text.ts'
 
 /** The triggers of a table, and how `pg_trigger` describes them. */
@@ -45,17 +52,6 @@ function label(namespace: string, model: string): string {
 export function functionParts(recording: Recording): { body: string; settings: readonly string[] } {
   return { body: functionBody(recording), settings: settingsOf(recording.columns) }
 }
-
-/** The types of exact keys whose text depends on what a session has set. Nothing is cached under keys of other such types. */
-const PRINTED_BY_SETTINGS = new Set([
-  'date',
-  'timestamp',
-  'timestamptz',
-  'interval',
-  'float4',
-  'float8',
-  'bytea',
-])
 
 /** As `pg_proc.proconfig` has them. Having any costs every write a little, so they are there only for types that need them. */
 function settingsOf(columns: readonly RecordedColumn[]): readonly string[] {
