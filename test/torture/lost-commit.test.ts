@@ -33,7 +33,9 @@ test.each(Object.entries(CRASHES))(
   'a COMMIT lost by a crash of %s is not taken for another one with the same transaction id',
   async (_of, crash) => {
     // Nothing is written to disk before a COMMIT is, so the crash takes along that the id was ever given.
-    const settings = { wal_writer_delay: '10s', autovacuum: 'off' }
+    // A connection that the proxy holds back before its first message would keep the server from beginning
+    // anew for the whole authentication timeout, 1 min by default.
+    const settings = { wal_writer_delay: '10s', autovacuum: 'off', authentication_timeout: '1s' }
     const postgres = await startPostgres({ settings })
     const proxy = await startProxy(postgres.port)
     onTestFinished(() => Promise.all([proxy.close(), postgres.stop()]).then(() => undefined))
