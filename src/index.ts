@@ -2,10 +2,10 @@ export {
   type Cache,
   type CacheStats,
   createModelCache,
-  type Model,
 } from './cache.ts'
 export type { CacheOptions, RelayOptions } from './cache-options.ts'
 export type { CustomLoader, CustomOptions, LoadContext } from './custom-caches.ts'
+export type { DatabaseCache, DatabaseOperations, Model } from './database-cache.ts'
 export {
   CacheClosedError,
   CommitOutcomeUnknownError,
@@ -43,8 +43,8 @@ export { type BatchOptions, batch, type OpenBatch, openBatch } from './loaders/b
 export type { CustomCache } from './loaders/custom-cache.ts'
 export type { WaveMessage } from './loaders/dispatcher.ts'
 export type { Trips } from './loaders/driver.ts'
-export type { ModelCache, RelatedModelCache, WithOptions, WithRelations } from './loaders/model-cache.ts'
 export type { AnswerMeta } from './loaders/lookup.ts'
+export type { ModelCache, RelatedModelCache, WithOptions, WithRelations } from './loaders/model-cache.ts'
 export type { Query, ResolveOptions } from './loaders/query.ts'
 export { currentScope, resetScope, runInLoop, type Scope, type ScopeOptions } from './loaders/scope.ts'
 export type { WaveCounts } from './loaders/wave.ts'
