@@ -713,7 +713,16 @@ describe(ROWS.oneStatement, () => {
   const statements = (...processes: readonly Process[]) =>
     processes.map(({ cache }) => cache.stats().trips.select)
 
-  const herd = ({ read }: Process) => Array.from({ length: READERS }, read)
+  /** In a tick each: those of one tick are one wave, and so are those that have waited for their models to be bound. */
+  async function herd({ cache, read }: Process): Promise<Promise<number>[]> {
+    await cache.ready()
+    const readers: Promise<number>[] = []
+    for (let i = 0; i < READERS; i++) {
+      readers.push(read())
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    return readers
+  }
 
   /** One reader has the lease, and its SQL is held. */
   async function loading({ cache, read }: Process) {
@@ -731,10 +740,10 @@ describe(ROWS.oneStatement, () => {
     const { here, there } = await onSharedServers(consistency)
     const before = statements(here, there)
     const { reading, load } = await loading(here)
-    const joining = herd(here)
+    const joining = await herd(here)
     const steps = holdSteps(there.cache)
     onTestFinished(steps.release)
-    const waiting = herd(there)
+    const waiting = await herd(there)
     for (let i = 0; i < READERS; i++) await steps.take('getMany')
     // One of the other process will look again, and the rest wait for it.
     const held = [...Array(READERS - 1).fill('join'), 'sleep']
@@ -752,7 +761,7 @@ describe(ROWS.oneStatement, () => {
       const { here, there } = await onSharedServers(consistency)
       const before = statements(here, there)
       const { reading, load } = await loading(here)
-      expect(new Set(await Promise.all(herd(there)))).toEqual(new Set([100]))
+      expect(new Set(await Promise.all(await herd(there)))).toEqual(new Set([100]))
       await load()
       await reading
       expect(statements(here, there)).toEqual(before.map((count) => count + 1))
@@ -764,7 +773,7 @@ describe(ROWS.oneStatement, () => {
     await warm(here, there)
     const before = statements(here, there)
     const { writing, clear } = await writeUpToCommit(here)
-    expect(new Set(await Promise.all([...herd(here), ...herd(there)]))).toEqual(new Set([90]))
+    expect(new Set(await Promise.all([...(await herd(here)), ...(await herd(there))]))).toEqual(new Set([90]))
     expect(statements(here, there)).toEqual(before.map((count) => count + READERS))
     clear.goOn()
     await writing
