@@ -10,6 +10,7 @@ import type { Binder, Binding } from './binder.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import { newScopeLoader, type ScopeLoader } from './loader.ts'
 import { type AnswerMeta, Lookup, type OnAbsent } from './lookup.ts'
+import { RelatedModels } from './related.ts'
 import { currentScope, type Scope } from './scope.ts'
 
 /** What the models of one cache share. */
@@ -39,11 +40,14 @@ const WHERE_BATCH = 5000
 /** Looks up by the shapes of one model, its own and those of custom caches, in the current scope. */
 export class Reader {
   readonly parts: CacheParts
+  /** The relations of the model. */
+  readonly related: RelatedModels
   readonly #binding: Binding
 
   constructor(parts: CacheParts, binding: Binding) {
     this.parts = parts
     this.#binding = binding
+    this.related = new RelatedModels(this)
   }
 
   get definition(): ModelDefinition {
