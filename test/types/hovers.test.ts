@@ -24,6 +24,7 @@ const TEXT = `
   export const personWith = await Person.cache.getAsync({ id: 1 }, { with: ['team'] })
   export const eventWith = await linked.Event.cache.getAsync({ id: 1 }, { with: ['tags', { owner: [{ team: ['users'] }] }] })
   export const relation = Event.cache.relation(await Event.cache.getAsync({ id: 1 }), 'tags')
+  export const mates = portal.related({ name: 'Mates', model: linked.Event, keyFields: ['slug'], path: ['owner', 'team', 'users'] })
   export const extended = Person.cache.ofTeam
   export const usersOfTeam = UsersOfTeam
   export const query = PrimaryAvatar(1)
@@ -186,6 +187,17 @@ describe('in declarations, and so in hovers', () => {
     )
   })
 
+  test('a cache of the rows at the end of a path of relations', () => {
+    expect(printed('mates')).toBe(`import("loadstone").CustomCache<{
+    readonly slug: string;
+}, [string], readonly {
+    readonly id: number;
+    readonly email: string;
+    readonly team_id: number | null;
+    readonly name: string;
+}[]>`)
+  })
+
   test('a batch', () => {
     expect(printed('query')).toBe('import("loadstone").Query<string | null, never>')
     expect(printed('answers')).toBe(`{
@@ -241,7 +253,7 @@ describe('an editor suggests', () => {
     ['on: { | }', ['email', 'id', 'name', 'team_id']],
     ["through: '|'", ['avatars', 'event_tags', 'events', 'tags', 'teams', 'users']],
     ["with: ['|']", ['avatars', 'team']],
-    ["with: [{ | }]", ['avatars', 'team']],
+    ['with: [{ | }]', ['avatars', 'team']],
     ["with: ['avatars', { | }]", ['avatars', 'team']],
     ["with: [{ team: ['|'] }]", ['users']],
     ["with: [{ team: [{ users: ['|'] }] }]", ['avatars', 'team']],

@@ -186,6 +186,38 @@ test('a relation of a row at hand', async () => {
   void Event.cache.relation(user, 'tags')
 })
 
+test('a path of related leads by the names of relations', async () => {
+  const { User, Team: Group, Event: Happening, Avatar } = linked
+  const common = { model: Happening, keyFields: ['slug'] } as const
+  const TeamOfEvent = portal.related({ ...common, name: 'A', path: ['owner', 'team'], single: true })
+  expectTypeOf(TeamOfEvent('x').resolveAsync()).toEqualTypeOf<Promise<TeamRow | null>>()
+  const Mates = portal.related({ ...common, name: 'B', path: ['owner', 'team', 'users'] })
+  expectTypeOf(Mates('x').resolveAsync()).toEqualTypeOf<Promise<readonly UserRow[]>>()
+  const TagsOfEvent = portal.related({ name: 'C', model: Event, keyFields: ['id'], path: ['tags'] })
+  expectTypeOf(TagsOfEvent(1).resolveAsync()).toEqualTypeOf<Promise<readonly Row<PortalTables, 'tags'>[]>>()
+  const hop = { model: Avatar, on: { id: 'user_id' } } as const
+  const Avatars = portal.related({ ...common, name: 'D', path: ['owner', hop] })
+  expectTypeOf(Avatars('x').resolveAsync()).toEqualTypeOf<Promise<readonly AvatarRow[]>>()
+  const toUser = { model: User, on: { owner_id: 'id' } } as const
+  const Team2 = portal.related({ ...common, name: 'E', path: [toUser, 'team'], single: true })
+  expectTypeOf(Team2('x').resolveAsync()).toEqualTypeOf<Promise<TeamRow | null>>()
+  const MatesOfTeam = portal.related({ name: 'F', model: Group, keyFields: ['id'], path: ['users'] })
+  expectTypeOf(MatesOfTeam(1).resolveAsync()).toEqualTypeOf<Promise<readonly UserRow[]>>()
+
+  // @ts-expect-error no such relation of events
+  portal.related({ ...common, name: 'X', path: ['owners'] })
+  // @ts-expect-error no such relation of users
+  portal.related({ ...common, name: 'X', path: ['owner', 'owner'] })
+  // @ts-expect-error no such relation of avatars
+  portal.related({ ...common, name: 'X', path: ['owner', 'avatars', 'owner'], single: true })
+  // @ts-expect-error no such relation of users, after a hop
+  portal.related({ ...common, name: 'X', path: [toUser, 'owner'] })
+  // @ts-expect-error what users are related to is not known to a model that is not linked
+  portal.related({ name: 'X', model: Event, keyFields: ['id'], path: ['owner', 'team'] })
+  // @ts-expect-error neither a name nor a hop
+  portal.related({ ...common, name: 'X', path: [1] })
+})
+
 test('a foreign key is an id or a row', async () => {
   const team = await Team.cache.getAsync({ id: 1 })
   const event = await Event.cache.getAsync({ id: 1 })
