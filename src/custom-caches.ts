@@ -1,6 +1,7 @@
 import type { Kysely, Selectable } from 'kysely'
 import { ModelError, OptionError } from './errors.ts'
 import { type CustomCache, createCustomCache } from './loaders/custom-cache.ts'
+import { within } from './loaders/custom-load.ts'
 import type { ModelCache } from './loaders/model-cache.ts'
 import type { Reader } from './loaders/reader.ts'
 import type { Codec } from './models/codec-layer.ts'
@@ -64,7 +65,10 @@ export interface CustomOptions<
 }
 
 /** One of `load` and `loadOne`. What they load has to follow from the rows of the model with the key's values. */
-export type CustomLoader<DB, Key, Value> = { readonly loadTimeout?: Duration | undefined } & (
+export type CustomLoader<DB, Key, Value> = {
+  /** How long `load` may take for the keys of a wave, `loadOne` for one: then their lookups reject LoadError. Default `'10s'`. */
+  readonly loadTimeout?: Duration | undefined
+} & (
   | {
       /** Takes all keys of a wave. One result for each, in their order; null: nothing; an Error: for that key alone. */
       load(keys: readonly Key[], context: LoadContext<DB>): Promise<readonly (Value | Error | null)[]>
@@ -400,15 +404,15 @@ function loadOf({ name, load, loadOne, loadTimeout }: Given): CustomLoad {
   if (load) return { kind: 'load', load, timeoutMs }
   const one = async (key: unknown, context: { readonly db: never }) => {
     try {
-      return await loadOne?.(key as never, context)
+      return await within(name, timeoutMs, async () => loadOne?.(key as never, context))
     } catch (error) {
       // Only this key's.
-      return error instanceof Error ? error : new Error(String(error))
+      return error
     }
   }
   return {
     kind: 'load',
     load: (keys, context) => Promise.all(keys.map((key) => one(key, context))),
-    timeoutMs,
+    timeoutMs: undefined,
   }
 }

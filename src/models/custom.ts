@@ -31,7 +31,8 @@ export type CustomLoad =
         keys: readonly Readonly<Record<string, unknown>>[],
         context: { readonly db: never },
       ) => Promise<readonly unknown[]>
-      readonly timeoutMs: number
+      /** Undefined: `load` itself sees to it that it ends. */
+      readonly timeoutMs: number | undefined
     }
 
 /** From the rows of one model to those of the next. */
