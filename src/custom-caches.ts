@@ -50,7 +50,7 @@ export interface CustomOptions<
   readonly keyFields: Fields
   /** Default: that of the model. */
   readonly ttl?: Duration | undefined
-  /** How long it is kept that there is nothing. Default: `ttl`, at most `'1h'`. */
+  /** How long it is kept that there is nothing. Default: that of the model, at most `ttl`. */
   readonly negativeTtl?: Duration | undefined
   /** What writes do to what is cached. Default: that of the model. */
   readonly invalidation?: InvalidationMode | undefined

@@ -79,7 +79,7 @@ export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: Cus
   const ttlMs = meta.ttl === undefined ? model.ttlMs : durationMs(at('ttl'), meta.ttl)
   const negativeTtlMs =
     meta.negativeTtl === undefined
-      ? Math.min(ttlMs, 3_600_000)
+      ? Math.min(ttlMs, model.negativeTtlMs)
       : durationMs(at('negativeTtl'), meta.negativeTtl)
   const fields = fieldList(at('keyFields'), meta.keyFields)
   return Object.freeze({
