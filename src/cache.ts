@@ -182,7 +182,8 @@ export interface Cache<DB> extends CustomCaches<DB> {
 
   /**
    * Returns these models, by the same names, with types that know what related rows are related to, so that lookups take
-   * relations of relations, and paths of `related` their names. Relations that lead to other models end there.
+   * relations of relations, and paths of `related` their names. Relations that lead to other models end there, and so do
+   * those that `extend` is given.
    *
    * ```ts
    * export const { Team, User } = cache.link({

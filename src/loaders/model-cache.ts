@@ -335,23 +335,23 @@ export class RelatedModelCache<
    * A relation of a row that is at hand; with options, its own rows come with theirs. Those of any number of rows, asked
    * for in one tick, are one wave.
    */
-  relation<const Name extends keyof Leads>(row: Result, name: Name): Promise<RowsOf<Leads[Name]>>
   relation<const Name extends keyof Leads, const Item extends WithItem<FurtherOf<Leads[Name]>>>(
     row: Result,
     name: Name,
     options: WithOf<FurtherOf<Leads[Name]>, Item>,
   ): Promise<RowsWith<RowsOf<Leads[Name]>, FurtherOf<Leads[Name]>, Item>>
+  relation<const Name extends keyof Leads>(row: Result, name: Name): Promise<RowsOf<Leads[Name]>>
   relation(row: Result, name: PropertyKey, options?: WithOptions<unknown>): Promise<unknown> {
     return this.queryRelation(row as object, name, options).resolveAsync()
   }
 
   /** The lookup of `relation`, to be made later. */
-  relationQuery<const Name extends keyof Leads>(row: Result, name: Name): Query<RowsOf<Leads[Name]>>
   relationQuery<const Name extends keyof Leads, const Item extends WithItem<FurtherOf<Leads[Name]>>>(
     row: Result,
     name: Name,
     options: WithOf<FurtherOf<Leads[Name]>, Item>,
   ): Query<RowsWith<RowsOf<Leads[Name]>, FurtherOf<Leads[Name]>, Item>>
+  relationQuery<const Name extends keyof Leads>(row: Result, name: Name): Query<RowsOf<Leads[Name]>>
   relationQuery(row: Result, name: PropertyKey, options?: WithOptions<unknown>): Query<unknown> {
     return this.queryRelation(row as object, name, options)
   }
