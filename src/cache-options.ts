@@ -15,7 +15,7 @@ export interface CacheOptions<DB> {
    * Default: a store inside the process, which is right only while one process uses the database through Loadstone.
    */
   readonly redis?: RedisClient | undefined
-  /** Begins all cache keys. Caches with one namespace on one store share entries. */
+  /** Begins all cache keys; any text without `~`. Caches with one namespace on one store share entries. */
   readonly namespace: string
   /** The default `ttl` of models. Default `'7d'`. */
   readonly ttl?: Duration | undefined
@@ -121,10 +121,19 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
   }
   checkOptionNames('createModelCache', given, OPTION_NAMES)
   const { db, redis, namespace, memory, valueTypes = [], invalidation = 'triggers', relay = {} } = given
-  if (typeof namespace !== 'string' || namespace === '' || !namespace.isWellFormed()) {
-    throw new OptionError('namespace', 'a text that is not empty, of well-formed Unicode', namespace)
+  if (
+    typeof namespace !== 'string' ||
+    namespace === '' ||
+    !namespace.isWellFormed() ||
+    namespace.includes('~')
+  ) {
+    throw new OptionError(
+      'namespace',
+      "a text that is not empty, of well-formed Unicode, without '~'",
+      namespace,
+    )
   }
-  if (typeof db?.selectFrom !== 'function') throw new OptionError('db', 'a Kysely instance', db)
+  if (!isDatabase(db)) throw new OptionError('db', 'a Kysely instance', db)
   if (redis !== undefined && typeof redis?.duplicate !== 'function') {
     throw new OptionError('redis', 'an ioredis client', redis)
   }
@@ -163,6 +172,17 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
     enabled: booleanOption('enabled', given.enabled ?? true),
     relay: relay === false || invalidation === 'manual' ? undefined : resolveRelay(relay),
   }
+}
+
+export function isDatabase(given: unknown): boolean {
+  return typeof (given as { selectFrom?: unknown } | undefined)?.selectFrom === 'function'
+}
+
+/** @throws OptionError unless it can be the name of a further database */
+export function databaseName(given: unknown): string {
+  if (typeof given !== 'string' || !/^[\w.-]+$/.test(given))
+    throw new OptionError('using', "a name of letters, digits, '_', '.' and '-'", given)
+  return given
 }
 
 function resolveRelay(given: RelayOptions): RelaySettings {

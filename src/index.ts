@@ -2,10 +2,10 @@ export {
   type Cache,
   type CacheStats,
   createModelCache,
-  type Model,
 } from './cache.ts'
 export type { CacheOptions, RelayOptions } from './cache-options.ts'
 export type { CustomLoader, CustomOptions, LoadContext } from './custom-caches.ts'
+export type { DatabaseCache, DatabaseOperations, Model } from './database-cache.ts'
 export {
   CacheClosedError,
   CommitOutcomeUnknownError,

@@ -10,6 +10,7 @@ const LAYERS = [
   ['stores', 'sources'],
   ['loaders', 'invalidation'],
   ['cache-options', 'custom-caches', 'plans', 'polymorphic'],
+  ['database-cache'],
   ['cache'],
   ['integrations', 'testing', 'cli'],
   ['index'],

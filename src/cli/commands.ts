@@ -1,7 +1,7 @@
 import type { ParseArgsConfig } from 'node:util'
 import type { VerifyProgress } from '../invalidation/verify.ts'
 import { UsageError } from './errors.ts'
-import type { CliCache } from './load-cache.ts'
+import type { CliDatabase } from './load-cache.ts'
 import { describeFindings, describeReport } from './report.ts'
 import { formatCount, progressLine, stylesFor, type Terminal } from './terminal.ts'
 
@@ -24,7 +24,7 @@ export interface Command {
   /** @throws UsageError for what is known to be wrong before a cache is loaded */
   check?(given: Given): void
   /** Returns the exit code. */
-  run(cache: CliCache, given: Given, terminal: Terminal): Promise<number>
+  run(cache: CliDatabase, given: Given, terminal: Terminal): Promise<number>
 }
 
 const JSON_HELP = '--json           for programs'

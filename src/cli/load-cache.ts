@@ -1,15 +1,20 @@
 import { existsSync, statSync } from 'node:fs'
 import { relative, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import type { Cache } from '../cache.ts'
+import type { DatabaseOperations } from '../database-cache.ts'
 import { messageOf } from '../errors.ts'
-import type { Tables } from '../sources/database.ts'
 import { ModuleError } from './errors.ts'
 
 /** What the commands use of a cache. Another copy of the package may have made it, so no class and no registry is asked. */
-export type CliCache = Pick<Cache<Tables>, (typeof METHODS)[number] | 'modelNames'>
+export interface CliCache extends CliDatabase {
+  readonly databases: ReadonlyMap<string, CliDatabase>
+  close(): Promise<void>
+}
 
-const METHODS = ['install', 'installSql', 'uninstall', 'verify', 'doctor', 'clear', 'close'] as const
+/** What the commands use of one of its databases. */
+export type CliDatabase = Pick<DatabaseOperations, (typeof METHODS)[number] | 'modelNames'>
+
+const METHODS = ['install', 'installSql', 'uninstall', 'verify', 'doctor', 'clear'] as const
 
 export interface CacheAddress {
   /** Path of the module, relative to `cwd`. Default: the first of {@link DEFAULT_MODULES} that is there. */
@@ -34,7 +39,7 @@ export async function loadCache({ module, exportName, cwd }: CacheAddress): Prom
   const name = relative(cwd, path) || path
   const exported = exportsOf(await importModule(path, name))
   const cache = choose(exported, exportName, name)
-  if (cache.modelNames.length === 0) {
+  if ([cache, ...cache.databases.values()].every(({ modelNames }) => modelNames.length === 0)) {
     await cache.close()
     throw new ModuleError(
       `the cache of ${name} has no models: name a module that imports those which call cache.model()`,
@@ -113,6 +118,8 @@ function isCache(value: unknown): value is CliCache {
   if (typeof value !== 'object' || value === null) return false
   const candidate = value as Record<string, unknown>
   return (
-    METHODS.every((method) => typeof candidate[method] === 'function') && Array.isArray(candidate.modelNames)
+    [...METHODS, 'close'].every((method) => typeof candidate[method] === 'function') &&
+    Array.isArray(candidate.modelNames) &&
+    candidate.databases instanceof Map
   )
 }

@@ -3,12 +3,13 @@ import { parseArgs } from 'node:util'
 import { LoadstoneError, messageOf } from '../errors.ts'
 import { COMMANDS, type Command, EXIT, type Given } from './commands.ts'
 import { UsageError } from './errors.ts'
-import { DEFAULT_MODULES, loadCache } from './load-cache.ts'
+import { type CliCache, type CliDatabase, DEFAULT_MODULES, loadCache } from './load-cache.ts'
 import { stylesFor, type Terminal } from './terminal.ts'
 
 const CACHE_OPTIONS = {
   module: { type: 'string', short: 'm' },
   export: { type: 'string' },
+  using: { type: 'string' },
   help: { type: 'boolean', short: 'h' },
 } as const
 
@@ -62,10 +63,15 @@ async function follow(args: readonly string[], terminal: Terminal): Promise<numb
     return EXIT.ok
   }
   command.check?.(given)
-  const { module, export: exportName } = given.options as { module?: string; export?: string }
+  const { module, export: exportName, using } = given.options as Partial<Record<string, string>>
   const cache = await loadCache({ module, exportName, cwd: terminal.cwd })
   try {
-    return await command.run(cache, given, terminal)
+    const code = await command.run(databaseOf(cache, using), given, terminal)
+    if (using === undefined && cache.databases.size > 0)
+      terminal.stderr.write(
+        `this was its first database; others: --using ${[...cache.databases.keys()].join(', ')}\n`,
+      )
+    return code
   } finally {
     let timer: NodeJS.Timeout | undefined
     const late = new Promise<void>((resolve) => {
@@ -74,6 +80,14 @@ async function follow(args: readonly string[], terminal: Terminal): Promise<numb
     await Promise.race([cache.close().catch(() => undefined), late])
     clearTimeout(timer)
   }
+}
+
+/** @throws UsageError when there is none of that name */
+function databaseOf(cache: CliCache, using: string | undefined): CliDatabase {
+  const database = using === undefined ? cache : cache.databases.get(using)
+  if (database) return database
+  const names = [...cache.databases.keys()].join(', ') || 'none is declared'
+  throw new UsageError(`the cache has no database '${using}'; databases are ${names}`)
 }
 
 function commandOf(name: string): Command {
@@ -125,6 +139,7 @@ function cacheHelp(): string[] {
     '  --module <path>  the module of your application that exports the cache and declares its models;',
     `                   default: ${DEFAULT_MODULES.join(', ')}`,
     '  --export <name>  what it exports the cache as; default: cache, or default, or the only cache there is',
+    '  --using <name>   the database of that name, of cache.using(name, db); default: that of createModelCache',
   ]
 }
 

@@ -39,6 +39,17 @@ export const NO_INVALIDATIONS: InvalidationCounters = Object.freeze({
   relayLagMs: 0,
 })
 
+/** Of several parties together: sums, and the longest lag. */
+export function sumOfCounters(all: readonly InvalidationCounters[]): InvalidationCounters {
+  const sum = { ...NO_INVALIDATIONS }
+  for (const counters of all) {
+    for (const name of Object.keys(sum) as (keyof InvalidationCounters)[]) {
+      sum[name] = name === 'relayLagMs' ? Math.max(sum[name], counters[name]) : sum[name] + counters[name]
+    }
+  }
+  return sum
+}
+
 /** Clears what writes made wrong, whole models included. */
 export async function clearTouched(
   store: CacheStore,

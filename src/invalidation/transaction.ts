@@ -3,8 +3,7 @@ import { TransactionUseError } from '../errors.ts'
 import { ScopeLoader } from '../loaders/loader.ts'
 import type { CacheParts } from '../loaders/reader.ts'
 import { currentScope, runInScope, Scope } from '../loaders/scope.ts'
-import type { Database } from '../sources/database.ts'
-import { KyselySource } from '../sources/kysely.ts'
+import type { Source } from '../sources/source.ts'
 
 export interface TransactionOptions {
   readonly isolationLevel?: IsolationLevel
@@ -15,10 +14,13 @@ export interface TransactionOptions {
  * Runs `fn` in a transaction in which lookups read through its connection, batched as always: they see what it has
  * written, take nothing from the store or a memo and leave nothing there. The scope around it is as it was, but
  * for what the transaction wrote, which it forgets at the commit.
+ *
+ * @param through where lookups inside read from
  */
 export function runTransaction<DB, Result>(
   parts: CacheParts,
   db: Kysely<DB>,
+  through: (trx: Transaction<DB>) => Source,
   fn: (trx: Transaction<DB>) => Promise<Result>,
   { isolationLevel, accessMode }: TransactionOptions,
 ): Promise<Result> {
@@ -32,8 +34,7 @@ export function runTransaction<DB, Result>(
   if (isolationLevel) builder = builder.setIsolationLevel(isolationLevel)
   if (accessMode) builder = builder.setAccessMode(accessMode)
   return builder.execute(async (trx) => {
-    const source = new KyselySource(trx as unknown as Database)
-    const loader = new ScopeLoader(parts.dispatcher.forTransaction(source), undefined)
+    const loader = new ScopeLoader(parts.dispatcher.forTransaction(through(trx)), undefined)
     const scope = new Scope(outer)
     scope.set(parts, loader)
     try {

@@ -3,7 +3,7 @@ import type { TableInfo } from '../models/column.ts'
 import type { CustomDefinition } from '../models/custom.ts'
 import { type BoundModel, bindModel, customForm, type ModelDefinition, storedForm } from '../models/model.ts'
 import type { Shape } from '../models/shape.ts'
-import type { Source } from '../sources/source.ts'
+import type { Catalog } from '../sources/source.ts'
 
 /** A declared model, and what it is bound to once the database has been asked about it. */
 export interface Binding {
@@ -20,24 +20,29 @@ export function newBinding(definition: ModelDefinition): Binding {
 export type SchemaNumber = (name: string, form: string, atLeast: number) => Promise<number | undefined>
 
 /**
- * Binds declared models to their tables, when one of them is first used. All that are not bound yet are bound
- * together, so that the lookups of a first `Promise.all` over several models still become one wave.
+ * Binds the models declared on one database to their tables, when one of them is first used. All that are not bound
+ * yet, those of the cache's other databases too, are bound together, so that the lookups of a first `Promise.all` over
+ * several models still become one wave.
  */
 export class Binder {
   readonly #namespace: string
-  readonly #source: Source
+  readonly #catalog: Catalog
+  readonly #all: Set<Binder>
   readonly #valueTypes: readonly ValueType[]
   readonly #schemaNumber: SchemaNumber
   readonly #bindings = new Map<string, Binding>()
 
+  /** @param all those of the cache; this one is added */
   constructor(
     namespace: string,
-    source: Source,
+    catalog: Catalog,
     valueTypes: readonly ValueType[],
     schemaNumber: SchemaNumber,
+    all: Set<Binder>,
   ) {
     this.#namespace = namespace
-    this.#source = source
+    this.#catalog = catalog
+    this.#all = all.add(this)
     this.#valueTypes = valueTypes
     this.#schemaNumber = schemaNumber
   }
@@ -64,10 +69,14 @@ export class Binder {
   async bind(binding: Binding): Promise<BoundModel> {
     if (binding.bound) return binding.bound
     const mine = this.#start(binding)
-    const others = this.bindings.filter(({ bound }) => !bound).map((each) => this.#start(each))
+    const others = [...this.#all].flatMap((binder) => binder.#startAll())
     // Each failure concerns only its own model, but all go on together.
     await Promise.allSettled([mine, ...others])
     return mine
+  }
+
+  #startAll(): Promise<BoundModel>[] {
+    return this.bindings.filter(({ bound }) => !bound).map((each) => this.#start(each))
   }
 
   /** Binds every declared model. Rejects what the first that cannot be bound rejects with. */
@@ -103,7 +112,7 @@ export class Binder {
   async #bind(binding: Binding): Promise<BoundModel> {
     const { definition } = binding
     const { name, version, customShapes } = definition
-    const table = await this.#source.describe(definition)
+    const table = await this.#catalog.describe(definition)
     const numberOf = async (of: string, form: string, atLeast: number) =>
       (await this.#schemaNumber(of, form, atLeast)) ?? atLeast
     const schema = await numberOf(name, storedForm(definition, table), version)
@@ -125,6 +134,6 @@ export class Binder {
   async #rowForm({ load }: CustomDefinition, owner: ModelDefinition, table: TableInfo): Promise<string> {
     if (load.kind === 'first') return storedForm(owner, table)
     const last = load.kind === 'related' ? load.path.at(-1)?.definition() : undefined
-    return last ? storedForm(last, await this.#source.describe(last)) : ''
+    return last ? storedForm(last, await this.#catalog.describe(last)) : ''
   }
 }

@@ -30,17 +30,17 @@ export async function runLoad(
       return load.single ? lists.map(([row]) => row ?? null) : lists
     }
     case 'load':
-      return loadThrough(source, name, load, values)
+      return loadThrough(source.dbOf(model), name, load, values)
   }
 }
 
 async function loadThrough(
-  source: Source,
+  db: unknown,
   name: string,
   { load, timeoutMs }: Extract<CustomLoad, { kind: 'load' }>,
   values: readonly Readonly<Record<string, unknown>>[],
 ): Promise<readonly unknown[]> {
-  const results = await within(name, timeoutMs, async () => load(values, { db: source.db as never }))
+  const results = await within(name, timeoutMs, async () => load(values, { db: db as never }))
   if (!Array.isArray(results) || results.length !== values.length) {
     const given = Array.isArray(results) ? `${results.length} results` : show(results)
     throw new LoadError(

@@ -9,7 +9,9 @@ import { NO_COUNTS, type WaveCounts, type WaveSettings, wave } from './wave.ts'
 /** What is published on `loadstone:wave`. */
 export interface WaveMessage extends WaveCounts {
   readonly namespace: string
-  /** Lookups the scope's memo answered since its last wave. */
+  /** How many scopes its lookups are of: those that were due in one tick are one wave. */
+  readonly scopes: number
+  /** Lookups that the memos of these scopes answered since their last waves. */
   readonly memoHits: number
   readonly trips: Readonly<Trips>
   /** From dispatch until the last caller was answered or, if later, the fills were through, ms. */
@@ -38,9 +40,26 @@ export function newTotals(): Totals {
   return { ...NO_COUNTS, waves: 0, memoHits: 0, trips: { ...NO_TRIPS } }
 }
 
+/** What one scope has gathered in a tick. */
+export interface Gathered {
+  readonly lookups: readonly Lookup[]
+  readonly memoHits: number
+  /** Whether several of the lookups may be of one key. */
+  readonly twins: boolean
+  /** False: past the store, whatever it is for others. */
+  readonly mayUseStore: boolean
+}
+
+/**
+ * What a wave takes at most of several scopes together. One with more lookups than that has a wave of its own, which
+ * those of the others do not wait for.
+ */
+const SHARED_LOOKUPS = 1000
+
 /** Turns what a tick has gathered into waves, runs them, and counts. */
 export class Dispatcher {
   readonly #parts: DispatcherParts
+  #due: Gathered[] = []
   #running = 0
   /** Those who wait for `#running` to be 0. */
   readonly #idle: (() => void)[] = []
@@ -63,13 +82,23 @@ export class Dispatcher {
     return new Dispatcher({ ...this.#parts, driver: this.#parts.driver.withSource(source), useStore: false })
   }
 
-  /**
-   * One wave, which answers its lookups or fails them.
-   *
-   * @param twins whether several of the lookups may be of one key
-   * @param mayUseStore false: past the store, whatever it is for other waves
-   */
-  dispatch(lookups: readonly Lookup[], memoHits: number, twins: boolean, mayUseStore: boolean): void {
+  /** Has the lookups answered, or failed, by a wave with those of all scopes that are due in this tick. */
+  dispatch(gathered: Gathered): void {
+    if (this.#due.push(gathered) === 1) process.nextTick(this.#flush)
+  }
+
+  readonly #flush = () => {
+    const due = this.#due
+    this.#due = []
+    if (due.length === 1) return this.#run(due)
+    for (const shared of sharedOf(due.filter(({ mayUseStore }) => mayUseStore))) this.#run(shared)
+    for (const shared of sharedOf(due.filter(({ mayUseStore }) => !mayUseStore))) this.#run(shared)
+  }
+
+  #run(all: readonly Gathered[]): void {
+    const [first] = all as readonly [Gathered, ...Gathered[]]
+    const isOne = all.length === 1
+    const lookups = isOne ? first.lookups : all.flatMap(({ lookups: of }) => of)
     const { settings, flights, totals, driver } = this.#parts
     totals.waves++
     // Counted apart only if somebody wants to be told.
@@ -80,19 +109,19 @@ export class Dispatcher {
     const steps = wave(lookups, {
       settings,
       flights,
-      useStore: mayUseStore && this.#parts.useStore,
-      twins,
+      useStore: first.mayUseStore && this.#parts.useStore,
+      twins: first.twins || !isOne,
       counts,
       tableChanged: this.#tableChanged,
     })
     this.#running++
     driver.run(steps, trips).then(
-      () => this.#end(told && { counts, trips, memoHits, began }),
+      () => this.#end(told && { counts, trips, all, began }),
       (error: unknown) => {
         // Nothing a store or a source does ends here, so this is a fault of ours: told to those it concerns.
         const fault = error instanceof Error ? error : new Error(String(error))
         for (const lookup of lookups) if (lookup.pending) lookup.fail(fault)
-        this.#end(told && { counts, trips, memoHits, began })
+        this.#end(told && { counts, trips, all, began })
       },
     )
   }
@@ -106,21 +135,41 @@ export class Dispatcher {
     while (this.#running > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  #end(told: false | { counts: WaveCounts; trips: Trips; memoHits: number; began: number }): void {
+  #end(told: false | { counts: WaveCounts; trips: Trips; all: readonly Gathered[]; began: number }): void {
     this.#running--
     if (this.#running === 0) for (const resolve of this.#idle.splice(0)) resolve()
     if (!told) return
-    const { counts, trips, memoHits, began } = told
+    const { counts, trips, all, began } = told
     const { totals, namespace } = this.#parts
     for (const name of Object.keys(counts) as (keyof WaveCounts)[]) totals[name] += counts[name]
     for (const name of Object.keys(trips) as (keyof Trips)[]) totals.trips[name] += trips[name]
     const message: WaveMessage = {
       ...counts,
       namespace,
-      memoHits,
+      scopes: all.length,
+      memoHits: all.reduce((sum, { memoHits }) => sum + memoHits, 0),
       trips,
       durationMs: performance.now() - began,
     }
     channels.wave.publish(message)
   }
+}
+
+/** In which waves these are: the small ones together, then each of the large ones. */
+function sharedOf(due: readonly Gathered[]): Gathered[][] {
+  const waves: Gathered[][] = []
+  const large: Gathered[][] = []
+  let count = Number.POSITIVE_INFINITY
+  for (const gathered of due) {
+    const { length } = gathered.lookups
+    if (length > SHARED_LOOKUPS) large.push([gathered])
+    else if (count + length > SHARED_LOOKUPS) {
+      waves.push([gathered])
+      count = length
+    } else {
+      waves.at(-1)?.push(gathered)
+      count += length
+    }
+  }
+  return [...waves, ...large]
 }

@@ -53,7 +53,7 @@ export class ScopeLoader {
     this.memoHits = 0
     this.#gathered = []
     this.#twins = memo === undefined
-    this.#dispatcher.dispatch(lookups, memoHits, twins, this.#usesStore)
+    this.#dispatcher.dispatch({ lookups, memoHits, twins, mayUseStore: this.#usesStore })
   }
 }
 

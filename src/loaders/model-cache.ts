@@ -18,7 +18,7 @@ import { conditionOf } from '../sources/where.ts'
 import { answerAsync } from './asking.ts'
 import type { AnswerMeta, OnAbsent } from './lookup.ts'
 import { createQuery, type Query } from './query.ts'
-import { type CacheParts, forgetEverywhere, type Reader } from './reader.ts'
+import { type DatabaseParts, forgetEverywhere, type Reader } from './reader.ts'
 import { relatedOf, type Wanted, withRelations } from './related.ts'
 
 /**
@@ -182,7 +182,7 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
   /** Forgets everything cached for this model, in one round trip, however much it is. Rejects StoreUnavailableError. */
   async clear(): Promise<void> {
     await this.#reader.bound()
-    await clearModels(this.#reader.parts, [this.#reader.definition.name])
+    await clearModels(this.#reader.database, [this.#reader.definition.name])
   }
 
   /**
@@ -390,16 +390,19 @@ function wantedOf({ related }: Reader, options: WithOptions<unknown>): Wanted {
 }
 
 /**
- * Forgets everything cached for some models, all when none are named.
+ * Forgets everything cached for some models of a database, all when none are named.
  *
  * Rejects OptionError for a model that is not declared, StoreUnavailableError.
  */
-export async function clearModels(parts: CacheParts, models?: readonly string[]): Promise<void> {
-  const declared = parts.binder.bindings.map(({ definition }) => definition.name)
+export async function clearModels(
+  { cache, namespace, binder }: DatabaseParts,
+  models?: readonly string[],
+): Promise<void> {
+  const declared = binder.bindings.map(({ definition }) => definition.name)
   const unknown = models?.find((model) => !declared.includes(model))
   if (unknown !== undefined) {
     throw new OptionError('models', `made of declared models (${declared.join(', ')})`, unknown)
   }
-  const prefixes = (models ?? declared).map((model) => modelPrefix(parts.namespace, model))
-  await forgetEverywhere(parts, { keys: [], prefixes })
+  const prefixes = (models ?? declared).map((model) => modelPrefix(namespace, model))
+  await forgetEverywhere(cache, { keys: [], prefixes })
 }

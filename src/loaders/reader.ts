@@ -13,16 +13,23 @@ import { type AnswerMeta, Lookup, type OnAbsent } from './lookup.ts'
 import { RelatedModels } from './related.ts'
 import { currentScope, type Scope } from './scope.ts'
 
-/** What the models of one cache share. */
+/** What the models of one cache share, whatever their databases. */
 export interface CacheParts {
   readonly namespace: string
   readonly store: CacheStore
-  readonly binder: Binder
   readonly dispatcher: Dispatcher
   readonly counters: CacheCounters
   /** Takes the lookups made outside any scope. */
   readonly ambient: ScopeLoader
   closed: boolean
+}
+
+/** What the models on one database share. */
+export interface DatabaseParts {
+  readonly cache: CacheParts
+  /** That of the cache, and for another database than its first one the name of that. */
+  readonly namespace: string
+  readonly binder: Binder
   /** Of every model, by table. */
   readonly readers: Map<string, Reader>
 }
@@ -39,13 +46,15 @@ const WHERE_BATCH = 5000
 
 /** Looks up by the shapes of one model, its own and those of custom caches, in the current scope. */
 export class Reader {
+  readonly database: DatabaseParts
   readonly parts: CacheParts
   /** The relations of the model. */
   readonly related: RelatedModels
   readonly #binding: Binding
 
-  constructor(parts: CacheParts, binding: Binding) {
-    this.parts = parts
+  constructor(database: DatabaseParts, binding: Binding) {
+    this.database = database
+    this.parts = database.cache
     this.#binding = binding
     this.related = new RelatedModels(this)
   }
@@ -57,7 +66,7 @@ export class Reader {
   /** Rejects CacheClosedError, ModelError, SourceError. */
   async bound(): Promise<BoundModel> {
     if (this.parts.closed) throw new CacheClosedError(this.parts.namespace)
-    return this.#binding.bound ?? this.parts.binder.bind(this.#binding)
+    return this.#binding.bound ?? this.database.binder.bind(this.#binding)
   }
 
   /** @param shape called at once; what it throws is what is rejected */

@@ -92,7 +92,7 @@ export class RelatedModels {
   #findStep(relation: string, step: Step, next: Step | undefined): FoundStep {
     const { name } = this.#reader.definition
     const { table, kind, fields } = step
-    const reader = this.#reader.parts.readers.get(table)
+    const reader = this.#reader.database.readers.get(table)
     const targets = fields.map(([, to]) => to)
     const list = kind === 'key' ? 'keyFields' : 'filterFields'
     const shown = `[${targets.map((field) => `'${field}'`).join(', ')}]`

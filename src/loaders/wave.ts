@@ -183,6 +183,12 @@ class Entry {
   }
 }
 
+/**
+ * So many entries are asked of the store and answered in one go. What is left of a large wave comes after what others
+ * have asked meanwhile, and the event loop gets its turn.
+ */
+const LOOK_CHUNK = 1000
+
 /** More keys than this in one statement are split, so that none runs too long. */
 const SELECT_CHUNK = 5000
 
@@ -237,6 +243,14 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
 
 /** Asks the store; answers what it has, and returns the rest. */
 function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
+  if (entries.length <= LOOK_CHUNK) return yield* lookAtOnce(entries, env)
+  const open: Entry[] = []
+  for (let from = 0; from < entries.length; from += LOOK_CHUNK)
+    for (const entry of yield* lookAtOnce(entries.slice(from, from + LOOK_CHUNK), env)) open.push(entry)
+  return open
+}
+
+function* lookAtOnce(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
   const keys = entries.map(keyOfEntry)
   const staleAt = new Map<Entry, number>()
   for (const entry of entries) {

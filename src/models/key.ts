@@ -22,6 +22,11 @@ export function escapeKeyPart(text: string): string {
   )
 }
 
+/** The namespace of a further database of a cache. No cache has it: `~` is refused in its namespace. */
+export function databaseNamespace(namespace: string, database: string): string {
+  return `${namespace}~${database}`
+}
+
 /** What all cache keys of a model begin with: `namespace:model:`. */
 export function modelPrefix(namespace: string, model: string): string {
   return `${escapeKeyPart(namespace)}:${escapeKeyPart(model)}:`

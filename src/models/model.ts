@@ -376,6 +376,8 @@ function searchShape(model: ModelDefinition, kind: 'key' | 'filter' | 'any', val
 
 /** A model together with what its database said: everything a wave needs, and no I/O. */
 export interface BoundModel {
+  /** Tells its database apart from others. */
+  readonly namespace: string
   readonly definition: ModelDefinition
   readonly table: TableInfo
   readonly codec: RowCodec
@@ -413,7 +415,7 @@ export function bindModel(
     definition.codec,
   )
   const targets = new Map<Shape, Target>()
-  const model: BoundModel = Object.freeze({ definition, table, codec, schema, prefix, targets })
+  const model: BoundModel = Object.freeze({ namespace, definition, table, codec, schema, prefix, targets })
   for (const shape of definition.shapes) {
     const columns = shape.fields.map(columnOf)
     const canonicalizers = columns.map((column) => canonicalizerOf(column, table.dates))

@@ -6,7 +6,7 @@ import type { Shape } from '../models/shape.ts'
 import { recordedFields, type StoredRow } from '../models/stored-row.ts'
 import type { Database, Tables } from './database.ts'
 import { describeTable } from './describe.ts'
-import type { KeyTexts, ResultRow, Source, Where } from './source.ts'
+import type { Catalog, KeyTexts, ResultRow, Source, Where } from './source.ts'
 
 /** The aliases of the model's table and of the keys it is joined to. No table of a schema is called like this. */
 const ROW = 'loadstonerow'
@@ -23,14 +23,14 @@ type Builder = Pick<typeof WITHOUT_PLUGINS, 'selectFrom'>
 type From = SelectQueryBuilder<Tables, string, Record<string, unknown>>
 
 /** Rows from Postgres (`pg`, PGlite) through Kysely, its plugins and type parsers included. */
-export class KyselySource implements Source {
+export class KyselySource implements Source, Catalog {
   readonly #db: Database
 
   constructor(db: Database) {
     this.#db = db
   }
 
-  get db(): Database {
+  dbOf(): Database {
     return this.#db
   }
 

@@ -14,13 +14,16 @@ export interface Where {
   readonly condition: unknown
 }
 
+/** What a database says of its tables. */
+export interface Catalog {
+  /** Asks about a model's table. Rejects ModelError when the table or a declared column is not there. */
+  describe(model: ModelDefinition): Promise<TableInfo>
+}
+
 /**
  * Where rows come from. A source knows nothing of stores and leases. The rows it returns are the caller's alone.
  */
 export interface Source {
-  /** Asks the database about a model's table. Rejects ModelError when the table or a declared column is not there. */
-  describe(model: ModelDefinition): Promise<TableInfo>
-
   /**
    * Runs one statement on the primary, begun after the call.
    *
@@ -50,6 +53,6 @@ export interface Source {
    */
   rowsWhere(model: BoundModel, where: Where, limit: number): AsyncGenerator<readonly StoredRow[], void>
 
-  /** What functions of the application load through: the Kysely instance, or a transaction. */
-  readonly db: unknown
+  /** What the application's functions for a model load through: a Kysely instance, or a transaction. */
+  dbOf(model: BoundModel): unknown
 }

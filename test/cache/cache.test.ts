@@ -39,7 +39,12 @@ describe('createModelCache', () => {
     [
       'no namespace',
       ({ db }) => ({ db }),
-      /'namespace' must be a text that is not empty, of well-formed Unicode, but is undefined/,
+      /'namespace' must be a text that is not empty, of well-formed Unicode, without '~', but is undefined/,
+    ],
+    [
+      'a namespace with what sets further databases apart',
+      (good) => ({ ...good, namespace: 'a~b' }),
+      /'namespace'.*but is "a~b"/,
     ],
     ['an empty namespace', (good) => ({ ...good, namespace: '' }), /'namespace'.*but is ""/],
     ['no db', () => ({ namespace: 'x' }), /'db' must be a Kysely instance/],
@@ -104,7 +109,7 @@ describe('model', () => {
     expect(() => cache.model('users', { keyFields: [['id']] })).toThrow(
       expect.objectContaining({
         code: 'ERR_MODEL',
-        message: "model 'users': is declared twice in one cache",
+        message: "model 'users': is declared twice in one database",
       }),
     )
   })

@@ -15,6 +15,7 @@ export const calls = []
 const record = (name, result) => async (...args) => { calls.push([name, ...args]); return result }
 const fake = (modelNames, report = { stale: 0, shapes: [], unchecked: {}, checked: 0, entries: 0, durationMs: 1 }) => ({
   modelNames,
+  databases: new Map(),
   install: record('install', ['created this', 'and that']),
   installSql: record('installSql', 'select 1;'),
   uninstall: record('uninstall', []),
@@ -29,6 +30,11 @@ beforeAll(() => {
   cwd = mkdtempSync(join(tmpdir(), 'loadstone-run-'))
   const file = (name: string, text: string) => writeFileSync(join(cwd, name), text)
   file('good.mjs', `${FAKE} export const cache = fake(['users', 'orders'])`)
+  file(
+    'more.mjs',
+    `${FAKE} const archive = { ...fake(['old_orders']), install: record('install of archive', []) }
+     export const cache = { ...fake([]), databases: new Map([['archive', archive]]) }`,
+  )
   file('default.mjs', `${FAKE} export default fake(['users'])`)
   file('only.mjs', `${FAKE} export const db = {}; export const theOne = fake(['users'])`)
   file('several.mjs', `${FAKE} export const db = {}, a = fake(['users']), b = fake(['users'])`)
@@ -150,6 +156,24 @@ describe('a command', () => {
       ['close'],
       ['close'],
     ])
+  })
+
+  test('concerns the first database, or the one that is named', async () => {
+    await callsOf('more.mjs')
+    expect(await loadstone('install', '-m', 'more.mjs')).toMatchObject({
+      code: 0,
+      stderr: 'this was its first database; others: --using archive\n',
+    })
+    expect(await loadstone('install', '-m', 'more.mjs', '--using', 'archive')).toEqual({
+      code: 0,
+      stdout: 'nothing to do, all is installed\n',
+      stderr: '',
+    })
+    expect(await callsOf('more.mjs')).toEqual([['install'], ['close'], ['install of archive'], ['close']])
+    expect(await loadstone('install', '-m', 'more.mjs', '--using', 'attic')).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("the cache has no database 'attic'; databases are archive"),
+    })
   })
 
   test('ends although the cache does not close', async () => {

@@ -61,6 +61,11 @@ async function write(name: string): Promise<void> {
   await theirs.User.cache.invalidate({ id: 1 })
 }
 
+/** What is looked up after it is in another wave. */
+function turnOfEventLoop(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
+
 /** Takes a reader up to a step of its wave, and leaves it there. */
 async function takeUpTo(steps: Steps, op: 'acquire' | 'select' | 'fill') {
   for (const each of ['getMany', 'acquire', 'select'] as const) {
@@ -216,8 +221,12 @@ describe('a load of another process that takes longer than the wait', () => {
     const their = read(theirs)
     await takeUpTo(theirSteps, 'select')
     const steps = holdSteps(mine.cache)
-    const readers = Array.from({ length: 20 }, () => read(mine))
-    for (let i = 0; i < 20; i++) await steps.take('getMany')
+    const readers: Promise<string>[] = []
+    // One after the other, so that each has a wave of its own.
+    for (let i = 0; i < 20; i++) {
+      readers.push(read(mine))
+      await steps.take('getMany')
+    }
     await steps.next('join')
     return { their, theirSteps, steps, readers }
   }
@@ -276,8 +285,11 @@ describe('a second reader in the same process', () => {
 
   test('that is refused a lease because of a load in flight joins it', async () => {
     const steps = holdSteps(mine.cache)
-    const [first, second] = [read(mine), read(mine)]
-    await steps.take('getMany')
+    const first = read(mine)
+    const firstLook = await steps.next('getMany')
+    const second = read(mine)
+    await turnOfEventLoop()
+    await firstLook.take()
     await steps.take('getMany')
     await steps.take('acquire')
     await steps.take('acquire')
@@ -341,9 +353,11 @@ describe('a second reader in the same process', () => {
 
   test('gets rows of its own', async () => {
     const steps = holdSteps(mine.cache)
-    const [first, second] = [0, 1].map(() => runInLoop(() => mine.User.cache.getAsync({ id: 1 }))())
+    const row = runInLoop(() => mine.User.cache.getAsync({ id: 1 }))
+    const first = row()
     await steps.take('getMany')
     await steps.take('acquire')
+    const second = row()
     await steps.take('getMany')
     await steps.next('join')
     steps.release()
@@ -410,8 +424,11 @@ describe('a second reader in the same process', () => {
     const steps = holdSteps(mine.cache)
     const first = read(mine)
     await takeUpTo(steps, 'select')
-    const later = Array.from({ length: 100 }, () => read(mine))
-    for (const _ of later) await steps.take('getMany')
+    const later: Promise<string>[] = []
+    for (let i = 0; i < 100; i++) {
+      later.push(read(mine))
+      await steps.take('getMany')
+    }
     steps.release()
     await Promise.all([first, ...later])
     await mine.cache.idle()

@@ -72,6 +72,7 @@ describe('loadstone:wave', () => {
       {
         ...NOTHING,
         namespace,
+        scopes: 1,
         lookups: 5,
         keys: 4,
         misses: 4,
@@ -82,6 +83,7 @@ describe('loadstone:wave', () => {
       {
         ...NOTHING,
         namespace,
+        scopes: 1,
         lookups: 5,
         keys: 4,
         hits: 2,
@@ -94,11 +96,16 @@ describe('loadstone:wave', () => {
     for (const { durationMs } of messages) expect(durationMs).toBeGreaterThan(0)
   })
 
-  test('tells of every wave by itself', async () => {
+  test('tells how many scopes share a wave', async () => {
     const messages = listen()
+    await page()
+    await opened.cache.idle()
     await Promise.all(range(3).map(page))
     await opened.cache.idle()
-    expect(messages.map(({ lookups }) => lookups)).toEqual([5, 5, 5])
+    expect(messages.map(({ scopes, lookups, keys, memoHits }) => [scopes, lookups, keys, memoHits])).toEqual([
+      [1, 5, 4, 1],
+      [3, 15, 4, 3],
+    ])
   })
 
   test('is not published to when nobody listens', async () => {

@@ -1,7 +1,7 @@
 import { CamelCasePlugin, type KyselyPlugin, ParseJSONResultsPlugin } from 'kysely'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createModelCache } from 'loadstone'
 import { expectTrips } from 'loadstone/testing'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openPostgres, type SourceDatabase } from './databases.ts'
 import { lookups } from './lookups.ts'
 

@@ -1,7 +1,7 @@
+import type { Kysely } from 'kysely'
 import { createModelCache } from 'loadstone'
 import { expectTrips } from 'loadstone/testing'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { Kysely } from 'kysely'
 import type { ModelMeta } from '../../src/models/model.ts'
 import { DATABASES, type SourceDatabase, type Statement } from './databases.ts'
 import { lookups } from './lookups.ts'
@@ -90,9 +90,9 @@ describe.each(DATABASES)('a source on %s', (_name, open) => {
     const many = cache.model('many', { keyFields: [['id']] }).cache
     await many.getAsyncOrNone({ id: 0 })
     const look = () => Promise.all(numbers(10_000).map((id) => many.getAsync({ id })))
-    const loaded = await expectTrips(cache, { mget: 1, acquire: 1, select: 2, fill: 1 }, look)
+    const loaded = await expectTrips(cache, { mget: 10, acquire: 1, select: 2, fill: 1 }, look)
     expect(loaded).toEqual(numbers(10_000).map((id) => ({ id, name: `name ${id}` })))
-    expect(await expectTrips(cache, { mget: 1 }, look)).toEqual(loaded)
+    expect(await expectTrips(cache, { mget: 10 }, look)).toEqual(loaded)
     await cache.close()
   })
 

@@ -1,6 +1,6 @@
+import type { Kysely } from 'kysely'
 import { createModelCache, InvalidKeyError, SourceError } from 'loadstone'
 import { expectTrips } from 'loadstone/testing'
-import type { Kysely } from 'kysely'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Tables } from '../../src/sources/database.ts'
 import { DATABASES, type SourceDatabase } from './databases.ts'

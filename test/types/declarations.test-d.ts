@@ -1,5 +1,6 @@
-import { test } from 'vitest'
-import { cache } from './fixture.ts'
+import type { Kysely } from 'kysely'
+import { expectTypeOf, test } from 'vitest'
+import { cache, User } from './fixture.ts'
 
 /* Checked by `npm run typecheck`, never run. */
 
@@ -72,4 +73,28 @@ test('field lists may be constants', () => {
   void User.cache.filterAsync({ role: 'admin' })
   // @ts-expect-error
   void User.cache.getAsync({ role: 'admin' })
+})
+
+test('another database has its own tables', () => {
+  interface Archive {
+    users: { id: number; year: number }
+  }
+  const archive = cache.using('archive', {} as Kysely<Archive>)
+  const OldUser = archive.model('users', { keyFields: [['id']] })
+  expectTypeOf<Awaited<ReturnType<typeof OldUser.cache.getAsync>>>().toEqualTypeOf<{
+    readonly id: number
+    readonly year: number
+  }>()
+  void archive.transaction((trx) => trx.selectFrom('users').select('year').execute())
+
+  // @ts-expect-error a table of the first database
+  archive.model('audit', { keyFields: [['id']] })
+  // @ts-expect-error a column of the first database's table
+  archive.model('users', { keyFields: [['email']] })
+  // @ts-expect-error a model of the first database
+  archive.count({ name: 'Count', model: User, keyFields: ['org_id'] })
+  // @ts-expect-error no table of this database
+  void archive.clear(['audit'])
+  // @ts-expect-error a further database has none
+  archive.using('more', {} as Kysely<Archive>)
 })
