@@ -1,10 +1,11 @@
 import type { Kysely, Selectable } from 'kysely'
 import { ModelError, OptionError } from './errors.ts'
 import { type CustomCache, createCustomCache } from './loaders/custom-cache.ts'
+import { within } from './loaders/custom-load.ts'
 import type { ModelCache } from './loaders/model-cache.ts'
 import type { Reader } from './loaders/reader.ts'
 import type { Codec } from './models/codec-layer.ts'
-import { type CustomLoad, defineCustom } from './models/custom.ts'
+import { type CustomLoad, defineCustom, type Hop } from './models/custom.ts'
 import {
   fieldList,
   type InvalidationMode,
@@ -12,7 +13,7 @@ import {
   withLinks,
   withShape,
 } from './models/model.ts'
-import type { GivenKey, NoRelations } from './models/relation.ts'
+import type { FurtherOf, GivenKey, NoRelations, RELATED, RowsOf } from './models/relation.ts'
 import { defineShape, type Shape } from './models/shape.ts'
 import type { FieldName, TableName } from './models/types.ts'
 import { checkOptionNames, type Duration, durationMs } from './options.ts'
@@ -49,7 +50,7 @@ export interface CustomOptions<
   readonly keyFields: Fields
   /** Default: that of the model. */
   readonly ttl?: Duration | undefined
-  /** How long it is kept that there is nothing. Default: `ttl`, at most `'1h'`. */
+  /** How long it is kept that there is nothing. Default: that of the model, at most `ttl`. */
   readonly negativeTtl?: Duration | undefined
   /** What writes do to what is cached. Default: that of the model. */
   readonly invalidation?: InvalidationMode | undefined
@@ -64,7 +65,10 @@ export interface CustomOptions<
 }
 
 /** One of `load` and `loadOne`. What they load has to follow from the rows of the model with the key's values. */
-export type CustomLoader<DB, Key, Value> = { readonly loadTimeout?: Duration | undefined } & (
+export type CustomLoader<DB, Key, Value> = {
+  /** How long `load` may take for the keys of a wave, `loadOne` for one: then their lookups reject LoadError. Default `'10s'`. */
+  readonly loadTimeout?: Duration | undefined
+} & (
   | {
       /** Takes all keys of a wave. One result for each, in their order; null: nothing; an Error: for that key alone. */
       load(keys: readonly Key[], context: LoadContext<DB>): Promise<readonly (Value | Error | null)[]>
@@ -83,13 +87,37 @@ export interface PathHop {
   readonly on: Readonly<Record<string, string>>
 }
 
+/** The model that a path begins at, and what it is related to. */
+export interface PathModel<Leads> {
+  readonly model: { readonly [RELATED]?: Leads }
+}
+
 /** A row of the last model of a path. */
-type EndOf<Path> = Path extends readonly [
-  ...unknown[],
-  { readonly model: ModelOf<string, infer Result, unknown> },
-]
-  ? Result
+type EndOf<Leads, Path> = Path extends readonly [infer Step, ...infer Rest]
+  ? Rest extends readonly []
+    ? StepEnd<Leads, Step>
+    : EndOf<LeadsOn<Leads, Step>, Rest>
   : never
+
+type StepEnd<Leads, Step> = Step extends { readonly model: ModelOf<string, infer Result, unknown> }
+  ? Result
+  : Step extends keyof Leads
+    ? RowIn<RowsOf<Leads[Step]>>
+    : never
+
+type RowIn<Rows> = Rows extends readonly (infer R)[] ? R : NonNullable<Rows>
+
+/** What the model that a step leads to is related to. */
+type LeadsOn<Leads, Step> = Step extends { readonly model: { readonly [RELATED]?: infer Further } }
+  ? NonNullable<Further>
+  : Step extends keyof Leads
+    ? FurtherOf<Leads[Step]>
+    : NoRelations
+
+/** A path whose names are those of relations of the model before. */
+type CheckedPath<Leads, Path extends readonly unknown[]> = Path extends readonly [infer Step, ...infer Rest]
+  ? readonly [Step extends string ? keyof Leads & string : Step, ...CheckedPath<LeadsOn<Leads, Step>, Rest>]
+  : Path
 
 export interface LoadContext<DB> {
   /** To load through: inside `cache.transaction` it is that transaction. */
@@ -149,34 +177,39 @@ export interface CustomCaches<DB> {
   ): Cached<DB, TB, Fields, readonly Result[], Declared>
 
   /**
-   * A cache of the rows at the end of a path that begins at the rows with a key: `{ model: EventTag, on: { id: 'event_id' } }`
-   * leads to the event tags whose `event_id` is the `id`. Each row once, in the order of its model; with `single`, the
-   * first of them, or null. Writes to any table on the path invalidate it. Those of the path's last model and of those
+   * A cache of the rows at the end of a path that begins at the rows with a key. Its steps are relations by their names,
+   * `['owner', 'team']`, of the model before (those of related models are known of models given to `link`); or hops:
+   * `{ model: EventTag, on: { id: 'event_id' } }` leads to the event tags whose `event_id` is the `id`. Each row once, in
+   * the order of its model; with `single`, the first of them, or null. The models have to be declared before. Writes to any table on the path invalidate it. Those of the path's last model and of those
    * between cost its writers a statement more, which asks for the keys, unless the path is one hop from the key fields.
    *
-   * @throws OptionError, ModelError for a name that is taken, or a model that is strict
+   * @throws OptionError; ModelError for a name that is taken, a model that is strict, or a relation that leads to no model
    */
   related<
     TB extends TableName<DB>,
     const Fields extends readonly FieldName<DB, TB>[],
     Result,
     Declared,
-    const Path extends readonly PathHop[],
+    Leads,
+    const Path extends readonly (PathHop | string)[],
   >(
-    options: CustomOptions<DB, TB, Fields, Result, Declared> & { readonly path: Path; readonly single: true },
-  ): Cached<DB, TB, Fields, EndOf<Path> | null, Declared>
+    options: CustomOptions<DB, TB, Fields, Result, Declared> &
+      PathModel<Leads> & { readonly path: Path & CheckedPath<Leads, Path>; readonly single: true },
+  ): Cached<DB, TB, Fields, EndOf<Leads, Path> | null, Declared>
   related<
     TB extends TableName<DB>,
     const Fields extends readonly FieldName<DB, TB>[],
     Result,
     Declared,
-    const Path extends readonly PathHop[],
+    Leads,
+    const Path extends readonly (PathHop | string)[],
   >(
-    options: CustomOptions<DB, TB, Fields, Result, Declared> & {
-      readonly path: Path
-      readonly single?: false | undefined
-    },
-  ): Cached<DB, TB, Fields, readonly EndOf<Path>[], Declared>
+    options: CustomOptions<DB, TB, Fields, Result, Declared> &
+      PathModel<Leads> & {
+        readonly path: Path & CheckedPath<Leads, Path>
+        readonly single?: false | undefined
+      },
+  ): Cached<DB, TB, Fields, readonly EndOf<Leads, Path>[], Declared>
 
   /** A cache of whether there are rows with a key. @throws OptionError, ModelError for a name that is taken */
   exists<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
@@ -238,8 +271,7 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
     const { name } = given
     if (typeof name !== 'string' || name === '') throw new OptionError('name', 'the name of the cache', name)
     checkOptionNames(name, given, known)
-    const model = declared.get(given.model)
-    if (!model) throw new OptionError(`${name}.model`, 'a model of this cache', given.model)
+    const model = declaredAs(given, declared)
     if (names.has(name))
       throw new ModelError(model.reader.definition.name, `cache '${name}' is declared twice`)
     const shape = shapeFor(model)
@@ -316,21 +348,49 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
   return caches as unknown as CustomCaches<DB>
 }
 
-function pathOf({ name, model, path }: Given, declared: ReadonlyMap<object, Declared>) {
+/** @throws OptionError */
+function declaredAs({ name, model }: Given, declared: ReadonlyMap<object, Declared>): Declared {
+  const found = declared.get(model)
+  if (!found) throw new OptionError(`${name}.model`, 'a model of this cache', model)
+  return found
+}
+
+/** @throws OptionError, ModelError */
+function pathOf(given: Given, declared: ReadonlyMap<object, Declared>) {
+  const { name, path } = given
   const at = `${name}.path`
-  const wanted = "a list of hops, such as [{ model: Post, on: { id: 'user_id' } }]"
+  const wanted = "a list of relations and hops, such as ['owner'] or [{ model: Post, on: { id: 'user_id' } }]"
   if (!Array.isArray(path) || path.length === 0) throw new OptionError(at, wanted, path)
-  const owner = declared.get(model)?.reader.definition
-  if (owner?.consistency === 'strict')
+  let before = declaredAs(given, declared)
+  const owner = before.reader.definition
+  if (owner.consistency === 'strict')
     throw new ModelError(owner.name, `is strict, and a related cache ('${name}') cannot be`)
-  return path.map((given: Partial<PathHop> | null) => {
-    const hop = declared.get(given?.model ?? {})
-    const on = Object.entries(given?.on ?? {})
-    const good = hop && on.length > 0 && on.every(([, after]) => typeof after === 'string' && after !== '')
-    if (!good) throw new OptionError(at, wanted, given)
-    const { reader } = hop
-    return { model: hop, hop: { model: reader.definition.name, on, definition: () => reader.definition } }
+  const hopOf = (to: Declared, on: Hop['on']) => {
+    const { reader } = to
+    return { model: to, hop: { model: reader.definition.name, on, definition: () => reader.definition } }
+  }
+  return path.flatMap((step: string | Partial<PathHop> | null) => {
+    const hops = typeof step === 'string' ? hopsOf(step) : [hopFrom(step)]
+    before = hops.at(-1)?.model ?? before
+    return hops
   })
+
+  function hopFrom(step: Partial<PathHop> | null) {
+    const to = declared.get(step?.model ?? {})
+    const on = Object.entries(step?.on ?? {})
+    const good = to && on.length > 0 && on.every(([, after]) => typeof after === 'string' && after !== '')
+    if (!good) throw new OptionError(at, wanted, step)
+    return hopOf(to, on)
+  }
+
+  /** Those of a relation of the model before: two, when it leads through a table. */
+  function hopsOf(relation: string) {
+    const { first, second } = before.reader.related.find(at, relation)
+    return [first, ...(second ? [second] : [])].map(({ reader, fields }) => {
+      const to = [...declared.values()].find((each) => each.reader === reader) as Declared
+      return hopOf(to, fields)
+    })
+  }
 }
 
 function loads({ load, loadOne, loadTimeout }: Given): boolean {
@@ -344,15 +404,15 @@ function loadOf({ name, load, loadOne, loadTimeout }: Given): CustomLoad {
   if (load) return { kind: 'load', load, timeoutMs }
   const one = async (key: unknown, context: { readonly db: never }) => {
     try {
-      return await loadOne?.(key as never, context)
+      return await within(name, timeoutMs, async () => loadOne?.(key as never, context))
     } catch (error) {
       // Only this key's.
-      return error instanceof Error ? error : new Error(String(error))
+      return error
     }
   }
   return {
     kind: 'load',
     load: (keys, context) => Promise.all(keys.map((key) => one(key, context))),
-    timeoutMs,
+    timeoutMs: undefined,
   }
 }

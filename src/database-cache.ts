@@ -21,8 +21,18 @@ import { type VerifyOptions, type VerifyReport, verify } from './invalidation/ve
 import { Binder, newBinding } from './loaders/binder.ts'
 import { clearModels, extendModelCache, type ModelCache, RelatedModelCache } from './loaders/model-cache.ts'
 import { type CacheParts, type DatabaseParts, forgetTouched, Reader } from './loaders/reader.ts'
+import { linkModels } from './loaders/related.ts'
 import { type BoundModel, defineModel, type ModelDefinition, type ModelMeta } from './models/model.ts'
-import type { CheckedRelations, GivenKey, NoRelations, RelatedRows, RelationsOf } from './models/relation.ts'
+import type {
+  CheckedRelations,
+  GivenKey,
+  Graph,
+  LeadsOf,
+  LinkedLeads,
+  NoRelations,
+  RELATED,
+  RelationsOf,
+} from './models/relation.ts'
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
@@ -45,7 +55,42 @@ export interface Model<
   readonly cache: keyof Extension extends never
     ? CacheOf<Key, Filter, Result, Related, Rows>
     : CacheOf<Key, Filter, Result, Related, Rows> & Extension
+  /** For the compiler alone: nothing is there. */
+  readonly [RELATED]?: Related
 }
+
+/** A model, whatever its types are. */
+interface AnyModel {
+  readonly name: string
+  readonly relations: object
+  readonly [RELATED]?: object
+}
+
+/** Models, with types that know what related rows are related to. */
+export type LinkedModels<Models extends Readonly<Record<string, AnyModel>>> = {
+  readonly [N in keyof Models]: LinkedModel<Models[N], GraphOf<Models>>
+}
+
+type GraphOf<Models extends Readonly<Record<string, AnyModel>>> = {
+  readonly [N in keyof Models as Models[N]['name']]: {
+    readonly leads: NonNullable<Models[N][typeof RELATED]>
+    readonly declared: Models[N]['relations']
+  }
+}
+
+type LinkedModel<M, G extends Graph> =
+  M extends Model<
+    infer Key,
+    infer Filter,
+    infer Result,
+    infer Table,
+    infer Related,
+    infer Declared,
+    infer Extension,
+    infer Rows
+  >
+    ? Model<Key, Filter, Result, Table, LinkedLeads<G, Related, Declared>, Declared, Extension, Rows>
+    : never
 
 type CacheOf<
   Key extends object,
@@ -158,7 +203,7 @@ export interface DatabaseCache<DB> extends CustomCaches<DB>, DatabaseOperations 
               Given<DB, LookupKey<DB, TB, Keys>, Declared>,
               Given<DB, LookupKey<DB, TB, Filters>, Declared>,
               Row<DB, TB, Columns[number]>,
-              RelatedRows<DB, Declared>,
+              LeadsOf<DB, Declared>,
               // biome-ignore lint/complexity/noBannedTypes: as below
               SelectQueryBuilder<DB, TB, {}>
             >,
@@ -170,12 +215,29 @@ export interface DatabaseCache<DB> extends CustomCaches<DB>, DatabaseOperations 
     Given<DB, LookupKey<DB, TB, Filters>, Declared>,
     Row<DB, TB, Columns[number]>,
     TB,
-    RelatedRows<DB, Declared>,
+    LeadsOf<DB, Declared>,
     Declared,
     Extension,
     // biome-ignore lint/complexity/noBannedTypes: as Kysely has it, for a query that selects nothing yet
     SelectQueryBuilder<DB, TB, {}>
   >
+
+  /**
+   * Returns these models, by the same names, with types that know what related rows are related to, so that lookups take
+   * relations of relations, and paths of `related` their names. Relations that lead to other models end there, and so do
+   * those that `extend` is given.
+   *
+   * ```ts
+   * export const { Team, User } = cache.link({
+   *   Team: cache.model('teams', { ... }),
+   *   User: cache.model('users', { ... }),
+   * })
+   * await User.cache.getAsync({ id }, { with: [{ team: ['org'] }] })
+   * ```
+   *
+   * @throws OptionError for what is no model of this cache, ModelError for a relation that does not lead to a model
+   */
+  link<const Models extends Readonly<Record<string, AnyModel>>>(models: Models): LinkedModels<Models>
 
   /**
    * Runs `fn` in a transaction. Lookups inside, through the models of this cache, read through the transaction: they
@@ -289,6 +351,10 @@ export function openDatabase<DB>(
       const model = { name: table, relations: meta.relations ?? {}, cache: modelCache }
       declared.set(model, { reader, extend: (extended) => binder.extend(binding, extended) })
       return model as never
+    },
+    link(models) {
+      linkModels(models, (model) => declared.get(model)?.reader)
+      return models as never
     },
     get modelNames() {
       return binder.bindings.map(({ definition }) => definition.name)

@@ -54,3 +54,10 @@ export function* together<Result>(askings: readonly Asking<Result>[]): Asking<Re
     }
   }
 }
+
+/** Goes on with an asking whose first lookups were made already. */
+export function* resumed<Result>(asking: Asking<Result>, answers: readonly unknown[]): Asking<Result> {
+  let step = asking.next(answers)
+  while (!step.done) step = asking.next(yield step.value)
+  return step.value
+}

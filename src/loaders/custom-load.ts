@@ -51,16 +51,26 @@ async function loadThrough(
   return results
 }
 
-async function within<T>(name: string, timeoutMs: number, load: () => Promise<T>): Promise<T> {
+/**
+ * What the application's function loads. Rejects LoadError when it throws, or does not end in time.
+ *
+ * @param timeoutMs undefined for as long as it takes
+ */
+export async function within<T>(
+  name: string,
+  timeoutMs: number | undefined,
+  load: () => Promise<T>,
+): Promise<T> {
   let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new LoadError(name, `load did not end within ${timeoutMs} ms`)),
-      timeoutMs,
-    )
-  })
+  const late = () =>
+    new Promise<never>((_, reject) => {
+      timer = setTimeout(
+        () => reject(new LoadError(name, `load did not end within ${timeoutMs} ms`)),
+        timeoutMs,
+      )
+    })
   try {
-    return await Promise.race([load(), late])
+    return await (timeoutMs === undefined ? load() : Promise.race([load(), late()]))
   } catch (error) {
     throw error instanceof LoadError ? error : new LoadError(name, messageOf(error), { cause: error })
   } finally {

@@ -2,16 +2,24 @@ import type { Expression } from 'kysely'
 import { OptionError } from '../errors.ts'
 import { modelPrefix } from '../models/key.ts'
 import { anyShapeOf, keysNamedBy, shapeOf } from '../models/model.ts'
-import { type ForeignField, withKeysOfRows } from '../models/relation.ts'
+import {
+  type CheckedItem,
+  type ForeignField,
+  type FurtherOf,
+  type RowsOf,
+  type RowsWith,
+  type WithItem,
+  type WithRelations,
+  withKeysOfRows,
+} from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
-import type { Flatten } from '../models/types.ts'
 import { checkOptionNames } from '../options.ts'
 import { conditionOf } from '../sources/where.ts'
 import { answerAsync } from './asking.ts'
 import type { AnswerMeta, OnAbsent } from './lookup.ts'
 import { createQuery, type Query } from './query.ts'
 import { type DatabaseParts, forgetEverywhere, type Reader } from './reader.ts'
-import { RelatedModels, relatedOf, withRelations } from './related.ts'
+import { relatedOf, type Wanted, withRelations } from './related.ts'
 
 /**
  * `Model.cache`: lookups by the declared shapes.
@@ -20,13 +28,11 @@ import { RelatedModels, relatedOf, withRelations } from './related.ts'
  */
 export class ModelCache<Key extends object, Filter extends object, Result, Rows = unknown> {
   readonly #reader: Reader
-  readonly #related: RelatedModels
   readonly #foreignFields: readonly ForeignField[] | undefined
 
   /** @internal */
   constructor(reader: Reader) {
     this.#reader = reader
-    this.#related = new RelatedModels(reader)
     this.#foreignFields = reader.definition.foreignFields
   }
 
@@ -188,15 +194,14 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
     kind: 'key' | 'filter',
     given: object,
     onAbsent: OnAbsent,
-    options?: WithOptions<string>,
+    options?: WithOptions<unknown>,
   ): Promise<unknown> {
     const values = this.#valuesOf(given)
     const shape = this.#shapeOf(kind, values)
     if (options === undefined) return this.#reader.lookUp(shape, values, onAbsent)
     try {
-      const relations = namesOf(options).map((name) => this.#related.find('with', name))
       const parent = { reader: this.#reader, shape, values, onAbsent }
-      return answerAsync(withRelations(parent, relations), onAbsent === 'only-cache')
+      return answerAsync(withRelations(parent, wantedOf(this.#reader, options)), onAbsent === 'only-cache')
     } catch (error) {
       return Promise.reject(error)
     }
@@ -207,16 +212,17 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
     kind: 'key' | 'filter',
     given: object,
     onAbsent: OnAbsent,
-    options?: WithOptions<string>,
+    options?: WithOptions<unknown>,
   ): Query<Answer, Absent> {
     return createQuery((onlyCache) => this.lookUp(kind, given, onlyCache ? 'only-cache' : onAbsent, options))
   }
 
   /** @internal */
-  protected queryRelation(row: object, name: unknown): Query<unknown> {
+  protected queryRelation(row: object, name: unknown, options?: WithOptions<unknown>): Query<unknown> {
     return createQuery(async (onlyCache) => {
-      const related = this.#related.find('relation', name)
-      return answerAsync(relatedOf(row as Readonly<Record<string, unknown>>, related), onlyCache)
+      const relation = this.#reader.related.find('relation', name)
+      const wanted = wantedOf(relation.target, options ?? { with: [] })
+      return answerAsync(relatedOf(row as Readonly<Record<string, unknown>>, relation, wanted), onlyCache)
     })
   }
 
@@ -233,15 +239,13 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
   }
 }
 
-/** Which relations a row is to come with. */
-export interface WithOptions<Name extends PropertyKey> {
-  readonly with: readonly Name[]
+/** Which relations a row is to come with: `['team']`, and for those of its own rows `[{ team: ['org'] }, 'avatars']`. */
+export interface WithOptions<Item> {
+  readonly with: readonly Item[]
 }
 
-/** A row, and those of its relations that were asked for. */
-export type WithRelations<Result, Related, Name extends keyof Related> = Flatten<
-  Result & { readonly [N in Name]: Related[N] }
->
+/** Of a model: relations that it has, to any depth to which its models are linked. */
+type WithOf<Leads, Item> = WithOptions<Item & CheckedItem<Leads, Item>>
 
 /**
  * `Model.cache` of a model with relations.
@@ -251,6 +255,10 @@ export type WithRelations<Result, Related, Name extends keyof Related> = Flatten
  * with these lookups: those whose keys the given key tells already, in the same wave as the row; the others, of all rows,
  * in the next one. Where a lookup takes the foreign key of a relation to one, it takes the related row as well.
  *
+ * `{ with: [{ team: ['org'] }] }` has the relations of related rows too, to any depth, as new objects likewise: each
+ * level is a wave at most, one that leads through a table two, whatever the number of rows and relations. The compiler
+ * knows of them when the models were given to `cache.link`.
+ *
  * Such lookups reject OptionError for a relation that is not declared, and ModelError when a related model does not have
  * the key fields or filter fields it is looked up by.
  */
@@ -258,79 +266,94 @@ export class RelatedModelCache<
   Key extends object,
   Filter extends object,
   Result,
-  Related extends object,
+  Leads extends object,
   Rows = unknown,
 > extends ModelCache<Key, Filter, Result, Rows> {
   // The short form comes last in each: inference from overloads reads the last one.
 
   /** As without options; see {@link RelatedModelCache} for `with`. */
-  override getAsync<const Name extends keyof Related>(
+  override getAsync<const Item extends WithItem<Leads>>(
     key: Key,
-    options: WithOptions<Name>,
-  ): Promise<WithRelations<Result, Related, Name>>
+    options: WithOf<Leads, Item>,
+  ): Promise<WithRelations<Result, Leads, Item>>
   override getAsync(key: Key): Promise<Result>
-  override getAsync(key: Key, options?: WithOptions<string>): Promise<Result> {
+  override getAsync(key: Key, options?: WithOptions<unknown>): Promise<Result> {
     return this.lookUp('key', key, 'not-found', options) as Promise<Result>
   }
 
   /** As without options; see {@link RelatedModelCache} for `with`. */
-  override getAsyncOrNone<const Name extends keyof Related>(
+  override getAsyncOrNone<const Item extends WithItem<Leads>>(
     key: Key,
-    options: WithOptions<Name>,
-  ): Promise<WithRelations<Result, Related, Name> | null>
+    options: WithOf<Leads, Item>,
+  ): Promise<WithRelations<Result, Leads, Item> | null>
   override getAsyncOrNone(key: Key): Promise<Result | null>
-  override getAsyncOrNone(key: Key, options?: WithOptions<string>): Promise<Result | null> {
+  override getAsyncOrNone(key: Key, options?: WithOptions<unknown>): Promise<Result | null> {
     return this.lookUp('key', key, 'null', options) as Promise<Result | null>
   }
 
   /** As without options; see {@link RelatedModelCache} for `with`. */
-  override getAsyncOr404<const Name extends keyof Related>(
+  override getAsyncOr404<const Item extends WithItem<Leads>>(
     key: Key,
-    options: WithOptions<Name>,
-  ): Promise<WithRelations<Result, Related, Name>>
+    options: WithOf<Leads, Item>,
+  ): Promise<WithRelations<Result, Leads, Item>>
   override getAsyncOr404(key: Key): Promise<Result>
-  override getAsyncOr404(key: Key, options?: WithOptions<string>): Promise<Result> {
+  override getAsyncOr404(key: Key, options?: WithOptions<unknown>): Promise<Result> {
     return this.lookUp('key', key, 'not-found-http', options) as Promise<Result>
   }
 
   /** As without options; see {@link RelatedModelCache} for `with`. */
-  override filterAsync<const Name extends keyof Related>(
+  override filterAsync<const Item extends WithItem<Leads>>(
     filter: Filter,
-    options: WithOptions<Name>,
-  ): Promise<readonly WithRelations<Result, Related, Name>[]>
+    options: WithOf<Leads, Item>,
+  ): Promise<readonly WithRelations<Result, Leads, Item>[]>
   override filterAsync(filter: Filter): Promise<readonly Result[]>
-  override filterAsync(filter: Filter, options?: WithOptions<string>): Promise<readonly Result[]> {
+  override filterAsync(filter: Filter, options?: WithOptions<unknown>): Promise<readonly Result[]> {
     return this.lookUp('filter', filter, 'null', options) as Promise<readonly Result[]>
   }
 
   /** The lookup of `getAsync`, to be made later. */
-  override getQuery<const Name extends keyof Related>(
+  override getQuery<const Item extends WithItem<Leads>>(
     key: Key,
-    options: WithOptions<Name>,
-  ): Query<WithRelations<Result, Related, Name>, null>
+    options: WithOf<Leads, Item>,
+  ): Query<WithRelations<Result, Leads, Item>, null>
   override getQuery(key: Key): Query<Result, null>
-  override getQuery(key: Key, options?: WithOptions<string>): Query<Result, null> {
+  override getQuery(key: Key, options?: WithOptions<unknown>): Query<Result, null> {
     return this.query('key', key, 'not-found', options)
   }
 
   /** The lookup of `filterAsync`, to be made later. */
-  override filterQuery<const Name extends keyof Related>(
+  override filterQuery<const Item extends WithItem<Leads>>(
     filter: Filter,
-    options: WithOptions<Name>,
-  ): Query<readonly WithRelations<Result, Related, Name>[]>
+    options: WithOf<Leads, Item>,
+  ): Query<readonly WithRelations<Result, Leads, Item>[]>
   override filterQuery(filter: Filter): Query<readonly Result[]>
-  override filterQuery(filter: Filter, options?: WithOptions<string>): Query<readonly Result[]> {
+  override filterQuery(filter: Filter, options?: WithOptions<unknown>): Query<readonly Result[]> {
     return this.query('filter', filter, 'null', options)
   }
 
-  /** A relation of a row that is at hand. Those of any number of rows, asked for in one tick, are one wave. */
-  relation<const Name extends keyof Related>(row: Result, name: Name): Promise<Related[Name]> {
-    return this.relationQuery(row, name).resolveAsync()
+  /**
+   * A relation of a row that is at hand; with options, its own rows come with theirs. Those of any number of rows, asked
+   * for in one tick, are one wave.
+   */
+  relation<const Name extends keyof Leads, const Item extends WithItem<FurtherOf<Leads[Name]>>>(
+    row: Result,
+    name: Name,
+    options: WithOf<FurtherOf<Leads[Name]>, Item>,
+  ): Promise<RowsWith<RowsOf<Leads[Name]>, FurtherOf<Leads[Name]>, Item>>
+  relation<const Name extends keyof Leads>(row: Result, name: Name): Promise<RowsOf<Leads[Name]>>
+  relation(row: Result, name: PropertyKey, options?: WithOptions<unknown>): Promise<unknown> {
+    return this.queryRelation(row as object, name, options).resolveAsync()
   }
 
   /** The lookup of `relation`, to be made later. */
-  relationQuery<const Name extends keyof Related>(row: Result, name: Name): Query<Related[Name]> {
-    return this.queryRelation(row as object, name) as Query<Related[Name]>
+  relationQuery<const Name extends keyof Leads, const Item extends WithItem<FurtherOf<Leads[Name]>>>(
+    row: Result,
+    name: Name,
+    options: WithOf<FurtherOf<Leads[Name]>, Item>,
+  ): Query<RowsWith<RowsOf<Leads[Name]>, FurtherOf<Leads[Name]>, Item>>
+  relationQuery<const Name extends keyof Leads>(row: Result, name: Name): Query<RowsOf<Leads[Name]>>
+  relationQuery(row: Result, name: PropertyKey, options?: WithOptions<unknown>): Query<unknown> {
+    return this.queryRelation(row as object, name, options)
   }
 }
 
@@ -358,14 +381,12 @@ export function extendModelCache(
   Object.assign(cache, methods)
 }
 
-/** @throws OptionError */
-function namesOf(options: WithOptions<string>): readonly string[] {
+/** @throws OptionError, ModelError */
+function wantedOf({ related }: Reader, options: WithOptions<unknown>): Wanted {
   if (typeof options !== 'object' || options === null)
     throw new OptionError('options', "an object such as { with: ['team'] }", options)
   checkOptionNames('options', options, ['with'])
-  if (!Array.isArray(options.with))
-    throw new OptionError('with', "a list of relations, such as ['team']", options.with)
-  return options.with
+  return related.wanted('with', options.with)
 }
 
 /**

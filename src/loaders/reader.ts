@@ -10,6 +10,7 @@ import type { Binder, Binding } from './binder.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import { newScopeLoader, type ScopeLoader } from './loader.ts'
 import { type AnswerMeta, Lookup, type OnAbsent } from './lookup.ts'
+import { RelatedModels } from './related.ts'
 import { currentScope, type Scope } from './scope.ts'
 
 /** What the models of one cache share, whatever their databases. */
@@ -47,12 +48,15 @@ const WHERE_BATCH = 5000
 export class Reader {
   readonly database: DatabaseParts
   readonly parts: CacheParts
+  /** The relations of the model. */
+  readonly related: RelatedModels
   readonly #binding: Binding
 
   constructor(database: DatabaseParts, binding: Binding) {
     this.database = database
     this.parts = database.cache
     this.#binding = binding
+    this.related = new RelatedModels(this)
   }
 
   get definition(): ModelDefinition {

@@ -1,7 +1,7 @@
 import { ModelError, OptionError } from '../errors.ts'
 import { type Step, stepValues } from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
-import { type Ask, type Asking, together } from './asking.ts'
+import { type Ask, type Asking, resumed, together } from './asking.ts'
 import type { Reader } from './reader.ts'
 
 type Row = Readonly<Record<string, unknown>>
@@ -14,7 +14,14 @@ export interface Related {
   readonly first: FoundStep
   /** What leads on from the rows of a table in between. */
   readonly second: FoundStep | undefined
+  /** Looks up the rows at its end. */
+  readonly target: Reader
 }
+
+/** The relations that rows are to come with, each with those that its own rows are to come with. */
+export interface Wanted extends ReadonlyMap<Related, Wanted> {}
+
+type WantedTree = Map<Related, WantedTree>
 
 interface FoundStep extends Step {
   readonly reader: Reader
@@ -43,15 +50,42 @@ export class RelatedModels {
       const declared = [...relations.keys()].join(', ') || 'none is declared'
       throw new OptionError(option, `made of the relations of model '${model}' (${declared})`, name)
     }
-    const [first, second] = relation.steps
-    const related = {
-      name: relation.name,
-      model,
-      first: this.#findStep(relation.name, first, second),
-      second: second && this.#findStep(relation.name, second, undefined),
-    }
+    const [step, next] = relation.steps
+    const first = this.#findStep(relation.name, step, next)
+    const second = next && this.#findStep(relation.name, next, undefined)
+    const related = { name: relation.name, model, first, second, target: (second ?? first).reader }
     this.#found.set(relation.name, related)
     return related
+  }
+
+  /**
+   * Finds the relations that a list names, `['team']`, and those of their own rows, `[{ team: ['org'] }]`. One that is
+   * named twice has what both ask for.
+   *
+   * @param option that is the list
+   * @throws OptionError for what is no such list, or a relation that is not declared; ModelError as `find`
+   */
+  wanted(option: string, list: unknown): Wanted {
+    return this.#addWanted(option, list, new Map())
+  }
+
+  #addWanted(option: string, list: unknown, wanted: WantedTree): WantedTree {
+    if (!Array.isArray(list))
+      throw new OptionError(option, "a list of relations, such as ['team'] or [{ team: ['org'] }]", list)
+    for (const item of list) {
+      const isNesting = typeof item === 'object' && item !== null
+      for (const [name, nested] of isNesting ? Object.entries(item) : [[item, []]]) {
+        const relation = this.find(option, name)
+        const more = wanted.get(relation) ?? new Map()
+        wanted.set(relation, relation.target.related.#addWanted(`${option}.${name}`, nested, more))
+      }
+    }
+    return wanted
+  }
+
+  /** @throws ModelError when one of the relations does not lead to a model that can be looked up by it */
+  findAll(): void {
+    for (const name of this.#reader.definition.relations.keys()) this.find('relations', name)
   }
 
   /** @param next what has to be in its rows */
@@ -81,15 +115,33 @@ export class RelatedModels {
   }
 }
 
-/** What a lookup finds, each row of it as a new object that has its relations too. */
-export function* withRelations(parent: Ask, relations: readonly Related[]): Asking<unknown> {
+/**
+ * Checks that models are there, and that their relations lead somewhere.
+ *
+ * @param readerOf undefined for what is no model of the cache
+ * @throws OptionError, ModelError
+ */
+export function linkModels(models: object, readerOf: (model: object) => Reader | undefined): void {
+  if (typeof models !== 'object' || models === null)
+    throw new OptionError('link', 'an object of models, such as { User, Team }', models)
+  for (const [name, model] of Object.entries(models)) {
+    const reader = readerOf(model)
+    if (!reader) throw new OptionError(`link.${name}`, 'a model of this cache', model)
+    reader.related.findAll()
+  }
+}
+
+/** What a lookup finds, each row of it with the relations that are wanted, as a new object. */
+export function* withRelations(parent: Ask, wanted: Wanted): Asking<unknown> {
+  if (wanted.size === 0) return (yield [parent])[0]
+  const relations = [...wanted]
   const [found, columns] = yield* together<unknown>([
     askedFor(parent),
-    together(relations.map((relation) => relatedOfFound(parent, relation))),
+    together(relations.map(([relation, nested]) => relatedOfFound(parent, relation, nested))),
   ]) as Asking<[unknown, unknown[][]]>
   const rows = rowsOf(found).map((row, i) => {
     const whole: Record<string, unknown> = { ...row }
-    relations.forEach(({ name }, n) => {
+    relations.forEach(([{ name }], n) => {
       whole[name] = columns[n]?.[i]
     })
     return whole
@@ -103,17 +155,62 @@ function* askedFor(ask: Ask): Asking<unknown> {
 }
 
 /** A relation of every row that the lookup finds. */
-function* relatedOfFound(parent: Ask, relation: Related): Asking<unknown[]> {
+function* relatedOfFound(parent: Ask, relation: Related, nested: Wanted): Asking<unknown[]> {
   const { first, name, model } = relation
-  const values = knownValues(parent, first)
-  const early = values && { values, ask: askFor(first, values) }
-  const [found, answer] = yield early ? [parent, early.ask] : [parent]
+  const known = knownValues(parent, first)
+  const early = known && { values: known, asking: relatedBy(known, relation, nested) }
+  const begun = early?.asking.next()
+  const [found, ...answers] = yield begun && !begun.done ? [parent, ...begun.value] : [parent]
   const rows = rowsOf(found)
   if (rows[0] && Object.hasOwn(rows[0], name))
     throw new ModelError(model, `relation '${name}' is named as a column is; give it another name`)
-  return yield* together(
-    rows.map((row) => relatedOf(row, relation, early && { values: early.values, answer })),
-  )
+  return yield* relatedOfRows(rows, relation, nested, early && { ...early, answers })
+}
+
+/** What was asked for before there was a row to tell it, and the first answers. */
+interface Early {
+  readonly values: Row
+  readonly asking: Asking<unknown>
+  readonly answers: readonly unknown[]
+}
+
+/** A relation of each of some rows. Those that lead to the same have it asked for once, and share it. */
+function* relatedOfRows(
+  rows: readonly Row[],
+  relation: Related,
+  nested: Wanted,
+  early: Early | undefined,
+): Asking<unknown[]> {
+  const { name, model, first } = relation
+  const fields = first.fields.map(([, to]) => to)
+  const askings: Asking<unknown>[] = []
+  const places = new Map<string, number>()
+  let earlyPlace: number | undefined
+  const placeOf = (values: Row): number => {
+    // The row may have the value in another form than the key that found it, and that form may be another key elsewhere.
+    if (early && fields.every((field) => early.values[field] === values[field])) {
+      earlyPlace ??= askings.push(resumed(early.asking, early.answers)) - 1
+      return earlyPlace
+    }
+    const same = sameText(fields.map((field) => values[field]))
+    const known = same === undefined ? undefined : places.get(same)
+    if (known !== undefined) return known
+    const place = askings.push(relatedBy(values, relation, nested)) - 1
+    if (same !== undefined) places.set(same, place)
+    return place
+  }
+  const placeOfRow = rows.map((row) => {
+    const values = stepValues(model, name, first, row)
+    return values && placeOf(values)
+  })
+  const answers = yield* together(askings)
+  return placeOfRow.map((place) => (place === undefined ? nothingOf(relation) : answers[place]))
+}
+
+/** A text that only the same values have; undefined where it is not known cheaply which are the same. */
+function sameText(values: readonly unknown[]): string | undefined {
+  const arePlain = values.every((value) => ['string', 'number', 'boolean', 'bigint'].includes(typeof value))
+  return arePlain ? JSON.stringify(values.map((value) => [typeof value, String(value)])) : undefined
 }
 
 /** The values that a step starts from, as far as the lookup's own key tells them before there is a row. */
@@ -129,27 +226,26 @@ function knownValues({ reader, values }: Ask, { fields }: Step): Row | undefined
   return known
 }
 
-/**
- * A relation of a row: a row or null, or rows.
- *
- * @param early an answer that was asked for before the row was there
- */
-export function* relatedOf(
-  row: Row,
-  { name, model, first, second }: Related,
-  early?: { readonly values: Row; readonly answer: unknown },
-): Asking<unknown> {
+/** A relation of a row that is at hand, and what its own rows are to come with: a row or null, or rows. */
+export function* relatedOf(row: Row, relation: Related, nested: Wanted): Asking<unknown> {
+  const { name, model, first } = relation
   const values = stepValues(model, name, first, row)
-  if (!values) return first.kind === 'key' ? null : []
-  // The row may have the value in another form than the key that found it, and that form may be another key elsewhere.
-  const isEarly = early && first.fields.every(([, to]) => early.values[to] === values[to])
-  const [found] = isEarly ? [early.answer] : yield [askFor(first, values)]
-  if (!second) return found
-  const asks = rowsOf(found).flatMap((link) => {
-    const next = stepValues(second.reader.definition.name, name, second, link)
+  return values ? yield* relatedBy(values, relation, nested) : nothingOf(relation)
+}
+
+function nothingOf({ first }: Related): unknown {
+  return first.kind === 'key' ? null : []
+}
+
+/** What the values of its first step lead to. */
+function* relatedBy(values: Row, { name, first, second }: Related, nested: Wanted): Asking<unknown> {
+  if (!second) return yield* withRelations(askFor(first, values), nested)
+  const [links] = yield [askFor(first, values)]
+  const asks = rowsOf(links).flatMap((link) => {
+    const next = stepValues(first.reader.definition.name, name, second, link)
     return next ? [askFor(second, next)] : []
   })
-  const targets = asks.length > 0 ? yield asks : []
+  const targets = yield* together(asks.map((ask) => withRelations(ask, nested)))
   return targets.filter((target) => target !== null)
 }
 

@@ -552,6 +552,7 @@ class Load {
       entry.answerAbsent()
       return 'absent'
     }
+    if (result instanceof LoadError) return fail(result)
     if (result instanceof Error) return fail(new LoadError(target.name, messageOf(result), { cause: result }))
     if (result instanceof DoNotCache) return this.#share(entry, result.value as Answer, undefined, apart)
     // Also where nobody is to have it: whether it can be stored must not depend on how it came to be loaded.

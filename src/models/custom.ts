@@ -31,7 +31,8 @@ export type CustomLoad =
         keys: readonly Readonly<Record<string, unknown>>[],
         context: { readonly db: never },
       ) => Promise<readonly unknown[]>
-      readonly timeoutMs: number
+      /** Undefined: `load` itself sees to it that it ends. */
+      readonly timeoutMs: number | undefined
     }
 
 /** From the rows of one model to those of the next. */
@@ -78,7 +79,7 @@ export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: Cus
   const ttlMs = meta.ttl === undefined ? model.ttlMs : durationMs(at('ttl'), meta.ttl)
   const negativeTtlMs =
     meta.negativeTtl === undefined
-      ? Math.min(ttlMs, 3_600_000)
+      ? Math.min(ttlMs, model.negativeTtlMs)
       : durationMs(at('negativeTtl'), meta.negativeTtl)
   const fields = fieldList(at('keyFields'), meta.keyFields)
   return Object.freeze({

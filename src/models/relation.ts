@@ -220,14 +220,99 @@ type CheckedLink<DB, From extends TableName<DB>, To extends TableName<DB>, Given
   readonly [F in FieldName<DB, From>]?: FieldName<DB, To>
 } & { readonly [F in Exclude<keyof Given, FieldName<DB, From>>]: never }
 
-/** What each relation comes to. */
-export type RelatedRows<DB, Declared> = Flatten<{
-  readonly [N in keyof Declared]: Declared[N] extends { readonly one: infer T extends TableName<DB> }
-    ? Row<DB, T> | null
-    : Declared[N] extends { readonly many: infer T extends TableName<DB> }
-      ? readonly Row<DB, T>[]
-      : never
-}>
+/** What a relation comes to, and what the rows there are related to. For the compiler alone. */
+export interface Lead<Rows = unknown, Further = unknown> {
+  readonly rows: Rows
+  readonly further: Further
+}
+
+/** Where the type of a model has its leads. */
+export declare const RELATED: unique symbol
+
+/** Where each relation leads: to the rows of a table. What these are related to is not known before they are linked. */
+export type LeadsOf<DB, Declared> = {
+  readonly [N in keyof Declared]: Lead<RowsAt<DB, Declared[N]>, NoRelations>
+}
+
+type RowsAt<DB, R> = R extends { readonly one: infer T extends TableName<DB> }
+  ? Row<DB, T> | null
+  : R extends { readonly many: infer T extends TableName<DB> }
+    ? readonly Row<DB, T>[]
+    : never
+
+/** The rows that a relation comes to. */
+export type RowsOf<L> = L extends Lead<infer Rows> ? Rows : never
+
+/** What these rows are related to. */
+export type FurtherOf<L> = L extends Lead<unknown, infer Further> ? Further : never
+
+/** What the models of some tables are related to, and how they declare it. */
+export type Graph = { readonly [Table in string]: { readonly leads: object; readonly declared: object } }
+
+/** The relations of a model, on and on, as far as the graph tells. */
+export type LinkedLeads<G extends Graph, Leads, Declared> = {
+  readonly [N in keyof Leads]: Lead<RowsOf<Leads[N]>, LeadsFrom<G, TableOf<Declared, N>>>
+}
+
+type LeadsFrom<G extends Graph, Table> = Table extends keyof G
+  ? LinkedLeads<G, G[Table]['leads'], G[Table]['declared']>
+  : NoRelations
+
+type TableOf<Declared, N> = N extends keyof Declared
+  ? Declared[N] extends { readonly one: infer T } | { readonly many: infer T }
+    ? T
+    : never
+  : never
+
+/** A relation that rows are to come with: its name, or an object that has, by names, the relations of its own rows. */
+export type WithItem<Leads> = keyof Leads extends never
+  ? never
+  : keyof Leads | { readonly [N in keyof Leads]?: readonly WithItem<FurtherOf<Leads[N]>>[] }
+
+/** Refuses what objects name besides relations, which the compiler lets pass where one of the names is right. */
+export type CheckedItem<Leads, Item> = [UnknownIn<Leads, Item>] extends [never]
+  ? unknown
+  : NoSuchRelation<UnknownIn<Leads, Item>>
+
+interface NoSuchRelation<Name> {
+  readonly noSuchRelation: Name
+}
+
+type UnknownIn<Leads, Item> = Item extends object
+  ? {
+      [N in keyof Item]-?: N extends keyof Leads
+        ? Item[N] extends readonly (infer Inner)[]
+          ? UnknownIn<FurtherOf<Leads[N]>, Inner>
+          : never
+        : N
+    }[keyof Item]
+  : never
+
+/** A row, and those of its relations that were asked for. */
+export type WithRelations<Result, Leads, Item> = Flatten<
+  Result & {
+    readonly [N in NameIn<Item> & keyof Leads]: RowsWith<
+      RowsOf<Leads[N]>,
+      FurtherOf<Leads[N]>,
+      ItemFor<Item, N>
+    >
+  }
+>
+
+type NameIn<Item> = Item extends object ? keyof Item : Item
+
+type ItemFor<Item, N> = Item extends { readonly [M in N & PropertyKey]: readonly (infer Inner)[] }
+  ? Inner
+  : never
+
+/** The rows that a relation comes to, with their own relations that were asked for. */
+export type RowsWith<Rows, Leads, Item> = [Item] extends [never]
+  ? Rows
+  : Rows extends readonly (infer R)[]
+    ? readonly WithRelations<R, Leads, Item>[]
+    : Rows extends null
+      ? null
+      : WithRelations<Rows, Leads, Item>
 
 /** Lookup values in which the related row may stand for its key. */
 export type GivenKey<DB, Key, Declared> = Key extends unknown

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Kysely, PostgresDialect } from 'kysely'
 import type { Finding, VerifyReport } from 'loadstone'
-import { createModelCache } from 'loadstone'
+import { createModelCache, runInLoop } from 'loadstone'
+import { expectTrips } from 'loadstone/testing'
 import { afterAll, afterEach, beforeEach, describe, expect, inject, onTestFinished, test } from 'vitest'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { closeRedis, testRedis } from '../support/redis.ts'
@@ -140,6 +141,32 @@ describe('loadstone, as a program', PATIENT, () => {
 
     expect(await withModule('clear', 'people')).toEqual({ code: 0, stderr: '', stdout: 'cleared people\n' })
     expect((await withModule('verify')).stdout).toMatch(/^0 of \d+ entries compared/)
+  })
+
+  test('clears models, with the custom caches that are made of their rows, for all processes', async () => {
+    await withModule('install')
+    const db = new Kysely<People>({ dialect: new PostgresDialect({ pool: database.pool }) })
+    const namespace = env.NAMESPACE as string
+    const { redis } = testRedis()
+    const cache = createModelCache<People>({ db, redis, namespace, storeTimeout: '10s', relay: false })
+    onTestFinished(() => cache.close())
+    const Person = cache.model('people', { keyFields: [['id']], filterFields: [['street']] })
+    const Neighbours = cache.count({ name: 'Neighbours', model: Person, keyFields: ['street'] })
+    const read = runInLoop(() =>
+      Promise.all([
+        Person.cache.getAsync({ id: 1 }),
+        Person.cache.getAsyncOrNone({ id: 99 }),
+        Person.cache.filterAsync({ street: 's1' }),
+        Neighbours('s1').resolveAsync(),
+      ]),
+    )
+    const cold = { mget: 1, acquire: 1, select: 2, load: 1, fill: 1 }
+    for (const args of [['people'], ['--all']]) {
+      await expectTrips(cache, cold, read)
+      await expectTrips(cache, { mget: 1 }, read)
+      expect(await withModule('clear', ...args)).toMatchObject({ code: 0, stdout: 'cleared people\n' })
+    }
+    await expectTrips(cache, cold, read)
   })
 
   test('fails with 2 and the reason, when a server cannot be reached', async () => {

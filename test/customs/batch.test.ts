@@ -78,6 +78,11 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
         count: AvatarCount(9),
       })
       const one = { user: User.cache.getQuery({ id: 1 }), missing: User.cache.getQuery({ id: 9 }) }
+      // That there is none is cached as well.
+      const missing = { user: { id: 1 }, missing: null }
+      const read = () => batch(one, { errors: 'null' })
+      expect(await trips({ ...COLD, select: 1 }, read)).toMatchObject(missing)
+      expect(await trips(WARM, read)).toMatchObject(missing)
       await expect(batch(one)).rejects.toThrow(NotFoundError)
       await expect(batch(one, { errors: 'throw' })).rejects.toThrow(NotFoundError)
       expect(await batch(queries(), { errors: 'null' })).toMatchObject({

@@ -9,6 +9,12 @@ const WARM = { mget: 1 }
 
 afterAll(closeRedis)
 
+function circular(): object {
+  const value: { self?: object } = {}
+  value.self = value
+  return value
+}
+
 describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
   let portal: Portal
   beforeEach(async () => {
@@ -95,14 +101,55 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
     expect(await EventOnSlug('none').resolveAsync()).toBeNull()
   })
 
-  test('querysets: rows in order, ids only, the first row', async () => {
+  test('querysets: rows in order, ids only, the first row; nothing found is cached too', async () => {
     const { UsersOfTeam, AvatarIds, FirstAvatar } = await customs()
-    expect(await UsersOfTeam(1).resolveAsync()).toMatchObject([{ id: 1 }, { id: 2 }])
-    expect(await UsersOfTeam({ team_id: null }).resolveAsync()).toMatchObject([{ id: 6 }])
-    expect(await AvatarIds(2).resolveAsync()).toEqual([3, 4])
-    expect(await AvatarIds(6).resolveAsync()).toEqual([])
-    expect(await FirstAvatar(2).resolveAsync()).toMatchObject({ id: 3 })
-    expect(await FirstAvatar(6).resolveAsync()).toBeNull()
+    const read = () =>
+      inScope(() =>
+        Promise.all([
+          UsersOfTeam(1).resolveAsync(),
+          UsersOfTeam({ team_id: null }).resolveAsync(),
+          UsersOfTeam(9).resolveAsync(),
+          ...[2, 6].map((id) => AvatarIds(id).resolveAsync()),
+          ...[2, 6].map((id) => FirstAvatar({ user_id: id }).resolveAsync()),
+        ]),
+      )
+    const found = [[{ id: 1 }, { id: 2 }], [{ id: 6 }], [], [3, 4], [], { id: 3 }, null]
+    // One statement for the rows of all teams, and one for the first avatars of all users.
+    expect(await expectTrips(portal.cache, { ...COLD, select: 1, load: 2 }, read)).toMatchObject(found)
+    expect(await expectTrips(portal.cache, WARM, read)).toMatchObject(found)
+  })
+
+  test('a key of several fields: an object in any order, or values in the order of the fields', async () => {
+    const { cache, models } = portal
+    const keys: unknown[] = []
+    const Greeting = cache.instance({
+      name: 'Greeting',
+      model: models.User,
+      keyFields: ['team_id', 'name'],
+      loadOne: async (key) => {
+        keys.push(key)
+        return `${key.name} of ${key.team_id}`
+      },
+    })
+    await cache.install()
+    const read = () =>
+      inScope(() =>
+        Promise.all(
+          [
+            Greeting(1, 'Ada'),
+            Greeting({ team_id: 1, name: 'Ada' }),
+            Greeting({ name: 'Ada', team_id: 1 }),
+            Greeting(null, '1'),
+          ].map((query) => query.resolveAsync()),
+        ),
+      )
+    const found = ['Ada of 1', 'Ada of 1', 'Ada of 1', '1 of null']
+    expect(await expectTrips(cache, { ...COLD, load: 1 }, read)).toEqual(found)
+    expect(keys).toEqual([
+      { team_id: 1, name: 'Ada' },
+      { team_id: null, name: '1' },
+    ])
+    expect(await expectTrips(cache, WARM, read)).toEqual(found)
   })
 
   test('exists and count: one GROUP BY for all that is missing', async () => {
@@ -203,102 +250,141 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
   })
 
   describe('a load that goes wrong', () => {
-    /** A cache whose `load` does as told; keys 1 and 2 are looked up beside one of the model. */
-    async function resultsOf(load: (keys: readonly { id: number }[]) => unknown, loadTimeout = 10_000) {
+    type Loading =
+      | { load: (keys: readonly { id: number }[]) => unknown }
+      | { loadOne: (id: number) => unknown }
+
+    /** A cache that loads as told, installed; keys 1 and 2 are looked up beside a row of the model. */
+    async function odd(loading: Loading, loadTimeout = 10_000) {
       const { cache, models } = portal
-      const Odd = cache.instance({
-        name: 'Odd',
-        model: models.User,
-        keyFields: ['id'],
-        loadTimeout,
-        load: load as () => Promise<readonly string[]>,
-      })
+      const common = { name: 'Odd', model: models.User, keyFields: ['id'], loadTimeout } as const
+      const Odd = cache.instance(
+        'load' in loading
+          ? { ...common, load: loading.load as () => Promise<readonly string[]> }
+          : { ...common, loadOne: async ({ id }) => loading.loadOne(id) as Promise<string> },
+      )
       await cache.install()
-      const read = () =>
-        inScope(() =>
+      const read = async () => {
+        const [one, two, row] = await inScope(() =>
           Promise.allSettled([
             Odd(1).resolveAsync(),
             Odd(2).resolveAsync(),
             models.User.cache.getAsync({ id: 3 }),
           ]),
         )
-      const results = await read()
-      expect(results[2]).toMatchObject({ status: 'fulfilled', value: { id: 3 } })
-      await cache.idle()
-      return results
-        .slice(0, 2)
-        .map((result) => (result.status === 'fulfilled' ? result.value : result.reason))
+        expect(row).toMatchObject({ status: 'fulfilled', value: { id: 3 } })
+        return [one, two].map((result) => (result.status === 'fulfilled' ? result.value : result.reason))
+      }
+      return { cache, read }
     }
 
-    test.each<[string, (keys: readonly { id: number }[]) => unknown, RegExp]>([
+    const loadError = (message: RegExp) => ({
+      code: 'ERR_LOAD',
+      cache: 'Odd',
+      message: expect.stringMatching(message),
+    })
+    const never = () => new Promise<never>(() => {})
+    const rejects = () => Promise.reject(new RangeError('mine'))
+    const throws = () => {
+      throw new RangeError('mine')
+    }
+
+    test.each<[string, () => unknown, RegExp]>([
       [
         'too few results',
         async () => ['one'],
-        /'Odd': load must return one result for each of its 2 keys, but gave 1 results/,
+        /^cache 'Odd': .* one result for each of its 2 keys, but gave 1 results/,
+      ],
+      [
+        'too many results',
+        async () => ['a', 'b', 'c'],
+        /one result for each of its 2 keys, but gave 3 results/,
       ],
       ['no list', async () => 'one', /one result for each of its 2 keys, but gave "one"/],
-      ['a rejection', () => Promise.reject(new RangeError('mine')), /^cache 'Odd': mine$/],
-      [
-        'a throw',
-        () => {
-          throw new RangeError('mine')
-        },
-        /^cache 'Odd': mine$/,
-      ],
-    ])('%s: a typed error for its lookups alone, and the next one asks again', async (_, load, message) => {
-      let failing = true
-      const [one, two] = await resultsOf((keys) =>
-        failing ? load(keys) : keys.map(({ id }) => `user ${id}`),
-      )
-      failing = false
-      for (const error of [one, two]) {
-        expect(error).toBeInstanceOf(LoadError)
-        expect(error).toMatchObject({
-          code: 'ERR_LOAD',
-          cache: 'Odd',
-          message: expect.stringMatching(message),
-        })
-      }
-    })
-
-    test('an Error for one key: for that one alone', async () => {
-      const cause = new RangeError('mine')
-      const [one, two] = await resultsOf(async () => [cause, 'two'])
-      expect(one).toMatchObject({ code: 'ERR_LOAD', message: "cache 'Odd': mine", cause })
-      expect(two).toBe('two')
-    })
-
-    test('a promise that never settles: an error after loadTimeout', async () => {
-      const [one, two] = await resultsOf(() => new Promise(() => {}), 20)
-      expect([one, two]).toMatchObject([{ code: 'ERR_LOAD' }, { message: /did not end within 20 ms/ }])
-    })
-
-    test('a value that cannot be stored: an error for that one alone', async () => {
-      const [one, two] = await resultsOf(async () => [() => 'a function', 'two'])
-      expect(one).toMatchObject({ code: 'ERR_LOAD', message: expect.stringMatching(/value/) })
-      expect(two).toBe('two')
-    })
-  })
-
-  test('doNotCache answers, and keeps nothing', async () => {
-    const { cache, models } = portal
-    let loads = 0
-    const Odd = cache.instance({
-      name: 'Odd',
-      model: models.User,
-      keyFields: ['id'],
-      load: async (keys) => {
-        loads++
-        return keys.map(({ id }) => (id === 1 ? doNotCache('once') : 'kept'))
+      ['a rejection', rejects, /^cache 'Odd': mine$/],
+      ['a throw', throws, /^cache 'Odd': mine$/],
+      ['a promise that never settles', never, /^cache 'Odd': load did not end within 20 ms$/],
+    ])(
+      '%s: a typed error for its lookups alone, and the next ones ask again, at once',
+      async (_, fails, message) => {
+        let isFailing = true
+        const { cache, read } = await odd(
+          { load: async (keys) => (isFailing ? fails() : keys.map(({ id }) => `user ${id}`)) },
+          fails === never ? 20 : undefined,
+        )
+        // Leases are given back, which is what is filled.
+        const failed = await expectTrips(cache, { ...COLD, select: 1, load: 1 }, read)
+        for (const error of failed) expect(error).toBeInstanceOf(LoadError)
+        expect(failed).toMatchObject([loadError(message), loadError(message)])
+        isFailing = false
+        expect(await expectTrips(cache, { ...COLD, load: 1 }, read)).toEqual(['user 1', 'user 2'])
+        expect(await expectTrips(cache, WARM, read)).toEqual(['user 1', 'user 2'])
       },
+    )
+
+    const cause = new RangeError('mine')
+    test.each<[string, () => unknown, RegExp]>([
+      ['an Error', () => cause, /^cache 'Odd': mine$/],
+      ['a value that cannot be stored', () => () => 'a function', /value/],
+      ['a value that cannot be stored, deep inside', () => ({ a: [{ b: Symbol('x') }] }), /value/],
+      ['a value that contains itself', circular, /value/],
+    ])('%s for one key: a typed error for that one alone', async (_, wrong, message) => {
+      let isFailing = true
+      const { cache, read } = await odd({
+        load: async (keys) => keys.map(({ id }) => (isFailing && id === 1 ? wrong() : `user ${id}`)),
+      })
+      const [one, two] = await expectTrips(cache, { ...COLD, select: 1, load: 1 }, read)
+      expect(one).toBeInstanceOf(LoadError)
+      expect([one, two]).toMatchObject([loadError(message), 'user 2'])
+      if (wrong() === cause) expect(one.cause).toBe(cause)
+      isFailing = false
+      // The other one is cached.
+      expect(await expectTrips(cache, { ...COLD, load: 1 }, read)).toEqual(['user 1', 'user 2'])
+      expect(await expectTrips(cache, WARM, read)).toEqual(['user 1', 'user 2'])
     })
-    await cache.install()
-    const read = () => inScope(() => Promise.all([Odd(1).resolveAsync(), Odd(2).resolveAsync()]))
-    expect(await read()).toEqual(['once', 'kept'])
-    await cache.idle()
-    expect(await read()).toEqual(['once', 'kept'])
-    expect(loads).toBe(2)
+
+    test.each<[string, () => unknown, RegExp]>([
+      ['rejects', rejects, /^cache 'Odd': mine$/],
+      ['throws', throws, /^cache 'Odd': mine$/],
+      ['never settles', never, /^cache 'Odd': load did not end within 20 ms$/],
+      ['gives what cannot be stored', () => () => 1, /value/],
+    ])('loadOne that %s for one key: a typed error for that one alone', async (_, fails, message) => {
+      let isFailing = true
+      const { cache, read } = await odd(
+        { loadOne: (id) => (isFailing && id === 1 ? fails() : `user ${id}`) },
+        fails === never ? 20 : undefined,
+      )
+      const [one, two] = await expectTrips(cache, { ...COLD, select: 1, load: 1 }, read)
+      expect(one).toBeInstanceOf(LoadError)
+      expect([one, two]).toMatchObject([loadError(message), 'user 2'])
+      isFailing = false
+      expect(await expectTrips(cache, { ...COLD, load: 1 }, read)).toEqual(['user 1', 'user 2'])
+      expect(await expectTrips(cache, WARM, read)).toEqual(['user 1', 'user 2'])
+    })
   })
+
+  test.each(['load', 'loadOne'])(
+    'doNotCache answers, and keeps nothing but in the memo: %s',
+    async (form) => {
+      const { cache, models } = portal
+      const made = (id: number) => (id === 1 ? doNotCache('once') : id === 2 ? doNotCache(null) : 'kept')
+      const common = { name: 'Odd', model: models.User, keyFields: ['id'] } as const
+      const Odd = cache.instance(
+        form === 'load'
+          ? { ...common, load: async (keys) => keys.map(({ id }) => made(id)) }
+          : { ...common, loadOne: async ({ id }) => made(id) },
+      )
+      await cache.install()
+      const read = () => Promise.all([1, 2, 3, 1].map((id) => Odd(id).resolveAsync()))
+      const found = ['once', null, 'kept', 'once']
+      await inScope(async () => {
+        expect(await expectTrips(cache, { ...COLD, load: 1 }, read)).toEqual(found)
+        expect(await expectTrips(cache, {}, read)).toEqual(found)
+      })
+      expect(await expectTrips(cache, { ...COLD, load: 1 }, () => inScope(read))).toEqual(found)
+      await expectTrips(cache, WARM, () => inScope(() => Odd(3).resolveAsync()))
+    },
+  )
 
   test('values of any kind come back as they were', async () => {
     const { cache, models } = portal

@@ -68,7 +68,7 @@ export interface Portal {
 }
 
 export function declareModels(cache: Cache<PortalTables>) {
-  return {
+  return cache.link({
     Team: cache.model('teams', {
       keyFields: [['id']],
       relations: { users: { many: 'users', on: { id: 'team_id' } } },
@@ -104,7 +104,7 @@ export function declareModels(cache: Cache<PortalTables>) {
       keyFields: [['event_id', 'tag_id']],
       filterFields: [['event_id'], ['tag_id']],
     }),
-  }
+  })
 }
 
 async function open(

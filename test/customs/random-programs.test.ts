@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { sql } from 'kysely'
-import { type Cache, runInLoop } from 'loadstone'
+import { batch, type Cache, compressed, runInLoop } from 'loadstone'
 import { afterAll, expect, test } from 'vitest'
 import { closeRedis } from '../support/redis.ts'
 import { declareModels, PLACES, type PortalTables } from './portal.ts'
@@ -51,6 +51,42 @@ function declareAll(cache: Cache<PortalTables>, models: ReturnType<typeof declar
     ],
     single: true,
   })
+  const MatesOfUser = cache.related({
+    name: 'MatesOfUser',
+    model: User,
+    keyFields: ['id'],
+    path: ['team', 'users'],
+  })
+  const KinOfEvent = cache.related({
+    name: 'KinOfEvent',
+    model: Event,
+    keyFields: ['slug'],
+    path: ['tags', 'events', { model: User, on: { owner_id: 'id' } }, 'avatars'],
+  })
+  const EventOnSlug = cache.instance({ name: 'EventOnSlug', model: Event, keyFields: ['slug'] })
+  const UserOnEmail = cache.instance({ name: 'UserOnEmail', model: User, keyFields: ['email'] })
+  const TagIds = cache.queryset({
+    name: 'TagIds',
+    model: EventTag,
+    keyFields: ['event_id'],
+    codec: compressed({ threshold: 0 }),
+    async load(keys, { db }) {
+      const ids = keys.map(({ event_id }) => event_id)
+      const rows = await db
+        .selectFrom('event_tags')
+        .selectAll()
+        .where('event_id', 'in', ids)
+        .orderBy('tag_id')
+        .execute()
+      return ids.map((id) => rows.flatMap(({ event_id, tag_id }) => (event_id === id ? [tag_id] : [])))
+    },
+  })
+  const Owner = cache.polymorphic({ type: 'type', id: 'id', to: { user: User, event: Event, tag: Tag } })
+  const page = cache
+    .plan<{ slug: string }>()
+    .node('event', ['slug'], ({ slug }) => EventOnSlug(slug))
+    .node('owner', ['event'], ({ event }) => Event.cache.relationQuery(event, 'owner'))
+    .node('avatar', ['owner'], ({ owner }) => PrimaryAvatar(owner.id))
   const readAll = runInLoop(() =>
     Promise.all([
       ...[1, 2, 3].flatMap((n) => [
@@ -67,6 +103,26 @@ function declareAll(cache: Cache<PortalTables>, models: ReturnType<typeof declar
         MembersOfTeam(n).resolveAsync(),
         TagsOfEvent(`event-${n}`).resolveAsync(),
         TeamOfEvent(n).resolveAsync(),
+        MatesOfUser(n).resolveAsync(),
+        KinOfEvent(`event-${n}`).resolveAsync(),
+        UserOnEmail(`u${n}@x`).resolveAsync(),
+        TagIds(n).resolveAsync(),
+        page.resolve({ slug: `event-${n}` }, ['event', 'owner', 'avatar']),
+        ...(['user', 'event', 'tag'] as const).map((type) => Owner.lookup({ type, id: n })),
+        User.cache.getAsyncOrNone({ id: n }, { with: ['team', 'avatars'] }),
+        Event.cache.getAsyncOrNone(
+          { slug: `event-${n}` },
+          { with: ['tags', { owner: ['avatars', { team: [{ users: ['avatars'] }] }] }] },
+        ),
+        User.cache.filterAsync({ team_id: n }, { with: [{ team: ['users'] }] }),
+        Tag.cache.getAsyncOrNone({ id: n }, { with: [{ events: ['owner', { tags: ['events'] }] }] }),
+        batch(
+          {
+            team: Team.cache.getQuery({ id: n }, { with: [{ users: ['avatars'] }] }),
+            avatars: AvatarsOfUser(n),
+          },
+          { errors: 'null' },
+        ),
       ]),
       User.cache.filterAsync({ team_id: null }),
       MembersOfTeam(null).resolveAsync(),

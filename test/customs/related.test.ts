@@ -1,6 +1,6 @@
+import { CamelCasePlugin, type Kysely } from 'kysely'
 import { type Cache, createModelCache, ModelError, OptionError, runInLoop } from 'loadstone'
 import { expectTrips } from 'loadstone/testing'
-import { CamelCasePlugin, type Kysely } from 'kysely'
 import { Client } from 'pg'
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { insidesOf } from '../../src/cache.ts'
@@ -267,6 +267,122 @@ describe.each(Object.entries(PLACES))('related caches, on %s', (_place, openPort
   })
 })
 
+describe.each(Object.entries(PLACES))('a path by the names of relations, on %s', (_place, openPortal) => {
+  let portal: Portal
+  beforeEach(async () => {
+    portal = await openPortal()
+  })
+  afterEach(() => portal.close())
+
+  function declareByNames({ cache, models: { Event, User, Avatar } }: Portal) {
+    return {
+      TeamOfEvent: cache.related({
+        name: 'TeamOfEvent',
+        model: Event,
+        keyFields: ['id'],
+        path: ['owner', 'team'],
+        single: true,
+      }),
+      /** One name, two hops: it leads through a table. */
+      TagsOfEvent: cache.related({ name: 'TagsOfEvent', model: Event, keyFields: ['slug'], path: ['tags'] }),
+      /** There and back, by one table twice. */
+      Mates: cache.related({ name: 'Mates', model: User, keyFields: ['id'], path: ['team', 'users'] }),
+      /** A name, then a hop. */
+      AvatarsOfOwner: cache.related({
+        name: 'AvatarsOfOwner',
+        model: Event,
+        keyFields: ['id'],
+        path: ['owner', { model: Avatar, on: { id: 'user_id' } }],
+      }),
+      /** All there is: the tags of the events that have a tag of the event. */
+      Kin: cache.related({ name: 'Kin', model: Event, keyFields: ['id'], path: ['tags', 'events', 'tags'] }),
+    }
+  }
+
+  test('is the path of its hops: one joined statement for each cache', async () => {
+    const { TeamOfEvent, TagsOfEvent, Mates, AvatarsOfOwner, Kin } = declareByNames(portal)
+    await portal.cache.install()
+    const read = () =>
+      inScope(() =>
+        Promise.all([
+          ...[1, 3, 4].map((id) => TeamOfEvent(id).resolveAsync()),
+          ...['event-1', 'event-4'].map((slug) => TagsOfEvent(slug).resolveAsync()),
+          ...[1, 3, 6].map((id) => Mates(id).resolveAsync()),
+          AvatarsOfOwner(2).resolveAsync(),
+          ...[1, 3].map((id) => Kin(id).resolveAsync()),
+        ]),
+      )
+    const found = [
+      { name: 'team 1' },
+      { name: 'team 2' },
+      null,
+      [{ id: 1 }, { id: 2 }],
+      [],
+      [{ id: 1 }, { id: 2 }],
+      [{ id: 3 }, { id: 4 }],
+      [],
+      [{ id: 3 }, { id: 4 }],
+      [{ id: 1 }, { id: 2 }],
+      [{ id: 3 }],
+    ]
+    expect(await expectTrips(portal.cache, { ...COLD, load: 5 }, read)).toMatchObject(found)
+    expect(await expectTrips(portal.cache, WARM, read)).toMatchObject(found)
+  })
+
+  test('follows writes to every table on it, whoever wrote', async () => {
+    const { TeamOfEvent, TagsOfEvent, Mates, AvatarsOfOwner, Kin } = declareByNames(portal)
+    await portal.cache.install()
+    const ids = (rows: readonly { id: number }[]) => rows.map(({ id }) => id)
+    const read = () =>
+      inScope(() =>
+        Promise.all([
+          TeamOfEvent(1)
+            .resolveAsync()
+            .then((team) => team?.name),
+          TagsOfEvent('event-1').resolveAsync().then(names),
+          Mates(1).resolveAsync().then(ids),
+          AvatarsOfOwner(1).resolveAsync().then(ids),
+          Kin(1).resolveAsync().then(ids),
+        ]),
+      )
+    expect(await read()).toEqual(['team 1', ['tag 1', 'tag 2'], [1, 2], [1, 2], [1, 2]])
+    await portal.db.updateTable('teams').set({ name: 'A' }).where('id', '=', 1).execute()
+    await portal.elsewhere(`update tags set name = 'B' where id = 1`)
+    expect(await read()).toEqual(['A', ['B', 'tag 2'], [1, 2], [1, 2], [1, 2]])
+    await portal.db.updateTable('users').set({ team_id: 1 }).where('id', '=', 5).execute()
+    await portal.elsewhere('insert into event_tags values (2, 4)')
+    expect(await read()).toEqual(['A', ['B', 'tag 2'], [1, 2, 5], [1, 2], [1, 2, 4]])
+    await portal.elsewhere('update users set team_id = 3 where id = 1')
+    await portal.db.deleteFrom('avatars').where('id', '=', 2).execute()
+    await portal.db.deleteFrom('event_tags').where('event_id', '=', 1).where('tag_id', '=', 2).execute()
+    expect(await read()).toEqual(['team 3', ['B'], [1], [1], [1]])
+    await portal.elsewhere('update events set owner_id = 3 where id = 1')
+    expect(await read()).toEqual(['team 2', ['B'], [1], [5, 6], [1]])
+  })
+
+  test('that leads nowhere is refused, by name', async () => {
+    const { cache, models } = portal
+    const declare = (path: unknown, model: object = models.Event) =>
+      cache.related({ name: 'A', model: model as typeof models.Event, keyFields: ['id'], path: path as [] })
+    expect(() => declare(['owners'])).toThrow(
+      new OptionError('A.path', "made of the relations of model 'events' (owner, tags)", 'owners'),
+    )
+    expect(() => declare(['owner', 'tags'])).toThrow(/relations of model 'users' \(team, avatars\)/)
+    expect(() => declare([{ model: models.Tag, on: { id: 'id' } }, 'owner'])).toThrow(
+      /relations of model 'tags' \(events\)/,
+    )
+    expect(() => declare(['owner'], {})).toThrow(/'A.model' must be a model of this cache/)
+    const other = portal.another()
+    const User = other.model('users', {
+      keyFields: [['id']],
+      relations: { team: { one: 'teams', on: { team_id: 'id' } } },
+    })
+    expect(() => other.related({ name: 'A', model: User, keyFields: ['id'], path: ['team'] })).toThrow(
+      "model 'users': relation 'team': table 'teams' has no model in this cache",
+    )
+  })
+})
+
 describe('on a server', () => {
   let portal: Portal
   beforeEach(async () => {
@@ -294,6 +410,22 @@ describe('on a server', () => {
       await renaming?.end()
       await linking?.end()
     }
+  })
+
+  test('a path by names shares its entries with code that has the same path in hops', async () => {
+    const TeamOfEvent = portal.cache.related({
+      name: 'TeamOfEvent',
+      model: portal.models.Event,
+      keyFields: ['id'],
+      path: ['owner', 'team'],
+      single: true,
+    })
+    await portal.cache.install()
+    const other = portal.another()
+    const { TeamOfEvent: InHops } = declareRelated(other, declareModels(other))
+    expect(await TeamOfEvent(1).resolveAsync()).toMatchObject({ name: 'team 1' })
+    await portal.cache.idle()
+    expect(await expectTrips(other, WARM, () => InHops(1).resolveAsync())).toMatchObject({ name: 'team 1' })
   })
 
   test('through a pool of one connection', async () => {
@@ -343,7 +475,7 @@ test('what is wrong is refused, by name', async () => {
     const good = { name: 'A', model: models.Event, keyFields: ['id'] as const }
     const bad = (path: unknown) => () => cache.related({ ...good, path: path as never })
     expect(bad([])).toThrow(OptionError)
-    expect(bad('owner')).toThrow(/'A.path' must be a list of hops/)
+    expect(bad('owner')).toThrow(/'A.path' must be a list of relations and hops/)
     expect(bad([{ model: {}, on: { id: 'id' } }])).toThrow(/'A.path'/)
     expect(bad([{ model: models.User, on: {} }])).toThrow(/'A.path'/)
     const Strict = cache.model('strict' as 'teams', { keyFields: [['id']], consistency: 'strict' })

@@ -1,4 +1,5 @@
 import {
+  type Cache,
   InvalidKeyError,
   ModelError,
   NotFoundError,
@@ -9,7 +10,7 @@ import {
 import { expectTrips } from 'loadstone/testing'
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { closeRedis } from '../support/redis.ts'
-import { PLACES, type Portal } from './portal.ts'
+import { PLACES, type Portal, type PortalTables } from './portal.ts'
 
 const WARM = { mget: 1 }
 /** What a wave costs that finds nothing in the store, but for its statements. */
@@ -141,6 +142,24 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
       const read = () => User.cache.getAsync({ id: 1n as never }, { with: ['avatars'] })
       await trips(cold(1, 2), read)
       expect((await trips(WARM, read)).avatars).toHaveLength(2)
+    })
+
+    test('a key in a form that only its own column holds equal leads where the row leads', async () => {
+      await portal.elsewhere(`
+        create table rooms (code char(3) primary key);
+        create table doors (id int primary key, room text not null);
+        insert into rooms values ('a');
+        insert into doors values (1, 'a'), (2, 'a  ')`)
+      type Tables = PortalTables & { rooms: { code: string }; doors: { id: number; room: string } }
+      const cache = portal.another() as unknown as Cache<Tables>
+      const Room = cache.model('rooms', {
+        keyFields: [['code']],
+        relations: { doors: { many: 'doors', on: { code: 'room' } } },
+      })
+      cache.model('doors', { keyFields: [['id']], filterFields: [['room']] })
+      const room = await inScope(() => Room.cache.getAsync({ code: 'a' }, { with: ['doors'] }))
+      expect(room).toEqual({ code: 'a  ', doors: [{ id: 2, room: 'a  ' }] })
+      expect(await Room.cache.relation({ code: 'a  ' }, 'doors')).toEqual(room.doors)
     })
 
     test('out of scope as well', async () => {

@@ -13,7 +13,7 @@ const FILE = fileURLToPath(new URL('./editor.ts', import.meta.url))
 const TEXT = `
   import { batch } from 'loadstone'
   import { cache, Invoice, Short, User } from './fixture.ts'
-  import { Event, PrimaryAvatar, portal, User as Person, UsersOfTeam } from './relations-fixture.ts'
+  import { Event, linked, PrimaryAvatar, portal, User as Person, UsersOfTeam } from './relations-fixture.ts'
 
   export const getUser = User.cache.getAsync
   export const getUserOrNone = User.cache.getAsyncOrNone
@@ -22,7 +22,9 @@ const TEXT = `
   export const filterShort = Short.cache.filterAsync
   export const getInvoice = Invoice.cache.getAsync
   export const personWith = await Person.cache.getAsync({ id: 1 }, { with: ['team'] })
+  export const eventWith = await linked.Event.cache.getAsync({ id: 1 }, { with: ['tags', { owner: [{ team: ['users'] }] }] })
   export const relation = Event.cache.relation(await Event.cache.getAsync({ id: 1 }), 'tags')
+  export const mates = portal.related({ name: 'Mates', model: linked.Event, keyFields: ['slug'], path: ['owner', 'team', 'users'] })
   export const extended = Person.cache.ofTeam
   export const usersOfTeam = UsersOfTeam
   export const query = PrimaryAvatar(1)
@@ -45,6 +47,10 @@ const TEXT = `
   portal.model('users', { keyFields: [['id']], relations: { team: { one: 'teams', on: { | } } } })
   portal.model('events', { keyFields: [['id']], relations: { tags: { many: 'tags', through: '|' } } })
   void Person.cache.getAsync({ id: 1 }, { with: ['|'] })
+  void linked.User.cache.getAsync({ id: 1 }, { with: [{ | }] })
+  void linked.User.cache.getAsync({ id: 1 }, { with: ['avatars', { | }] })
+  void linked.User.cache.getAsync({ id: 1 }, { with: [{ team: ['|'] }] })
+  void linked.User.cache.filterAsync({ name: 'x' }, { with: [{ team: [{ users: ['|'] }] }] })
 `
 const [TEXT_WITHOUT_CURSORS, CURSORS] = withoutCursors(TEXT)
 
@@ -145,11 +151,51 @@ describe('in declarations, and so in hovers', () => {
 }[]>`)
   })
 
+  test('a row with the relations of its relations', () => {
+    expect(printed('eventWith')).toBe(`{
+    readonly id: number;
+    readonly slug: string;
+    readonly title: string;
+    readonly owner_id: number | null;
+    readonly tags: readonly {
+        readonly id: number;
+        readonly name: string;
+    }[];
+    readonly owner: {
+        readonly id: number;
+        readonly email: string;
+        readonly team_id: number | null;
+        readonly name: string;
+        readonly team: {
+            readonly id: number;
+            readonly name: string;
+            readonly users: readonly {
+                readonly id: number;
+                readonly email: string;
+                readonly team_id: number | null;
+                readonly name: string;
+            }[];
+        } | null;
+    } | null;
+}`)
+  })
+
   test('what extend has added, and what a custom cache takes', () => {
     expect(printed('extended')).toMatch(/^\(id: number\) => Promise<readonly \{\n {4}readonly id: number;/)
     expect(printed('usersOfTeam')).toMatch(
       /^import\("loadstone"\)\.CustomCache<\{\n {4}readonly team_id: number \| \{\n {8}readonly id: number;\n {4}\} \| null;\n\}, \[number \| null\], readonly \{/,
     )
+  })
+
+  test('a cache of the rows at the end of a path of relations', () => {
+    expect(printed('mates')).toBe(`import("loadstone").CustomCache<{
+    readonly slug: string;
+}, [string], readonly {
+    readonly id: number;
+    readonly email: string;
+    readonly team_id: number | null;
+    readonly name: string;
+}[]>`)
   })
 
   test('a batch', () => {
@@ -177,6 +223,7 @@ describe('in declarations, and so in hovers', () => {
       'filterShort',
       'getInvoice',
       'personWith',
+      'eventWith',
       'relation',
       'extended',
       'usersOfTeam',
@@ -206,6 +253,10 @@ describe('an editor suggests', () => {
     ['on: { | }', ['email', 'id', 'name', 'team_id']],
     ["through: '|'", ['avatars', 'event_tags', 'events', 'tags', 'teams', 'users']],
     ["with: ['|']", ['avatars', 'team']],
+    ['with: [{ | }]', ['avatars', 'team']],
+    ["with: ['avatars', { | }]", ['avatars', 'team']],
+    ["with: [{ team: ['|'] }]", ['users']],
+    ["with: [{ team: [{ users: ['|'] }] }]", ['avatars', 'team']],
   ])('at %s', (at, suggested) => {
     expect(suggestions(at)).toEqual(suggested)
   })

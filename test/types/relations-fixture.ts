@@ -32,7 +32,22 @@ export const User = portal.model('users', {
 export const Event = portal.model('events', {
   keyFields: [['id'], ['slug']],
   relations: {
+    owner: { one: 'users', on: { owner_id: 'id' } },
     tags: { many: 'tags', through: 'event_tags', on: { id: 'event_id' }, to: { tag_id: 'id' } },
   },
 })
 export const UsersOfTeam = portal.queryset({ name: 'UsersOfTeam', model: User, keyFields: ['team_id'] })
+
+/** The same models, which know of each other. */
+export const linked = portal.link({
+  Team,
+  Avatar,
+  User,
+  Event,
+  Tag: portal.model('tags', {
+    keyFields: [['id']],
+    relations: {
+      events: { many: 'events', through: 'event_tags', on: { id: 'tag_id' }, to: { event_id: 'id' } },
+    },
+  }),
+})

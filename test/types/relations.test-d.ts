@@ -1,7 +1,16 @@
 import { batch, type ModelCache, openBatch, type Query, type Row } from 'loadstone'
 import { expectTypeOf, test } from 'vitest'
 import type { PortalTables } from '../customs/portal.ts'
-import { Event, PrimaryAvatar, portal, Team, User, UsersOfTeam } from './relations-fixture.ts'
+import {
+  type Avatar,
+  Event,
+  linked,
+  PrimaryAvatar,
+  portal,
+  Team,
+  User,
+  UsersOfTeam,
+} from './relations-fixture.ts'
 
 /* Checked by `npm run typecheck`, never run. */
 
@@ -81,6 +90,92 @@ test('with adds the relations that are named', async () => {
   user.team = null
 })
 
+test('relations of relations, to any depth, where models are linked', async () => {
+  const event = await linked.Event.cache.getAsync(
+    { id: 1 },
+    { with: ['tags', { owner: ['avatars', { team: [{ users: ['avatars'] }] }] }] },
+  )
+  expectTypeOf(event.title).toEqualTypeOf<string>()
+  expectTypeOf(event.tags).toEqualTypeOf<readonly Row<PortalTables, 'tags'>[]>()
+  expectTypeOf(event.owner).toExtend<UserRow | null>()
+  expectTypeOf(event.owner?.avatars).toEqualTypeOf<readonly AvatarRow[] | undefined>()
+  expectTypeOf(event.owner?.team).toExtend<TeamRow | null | undefined>()
+  const [user] = event.owner?.team?.users ?? []
+  expectTypeOf(user?.avatars).toEqualTypeOf<readonly AvatarRow[] | undefined>()
+  // @ts-expect-error it was not asked for
+  void user?.team
+
+  const { User, Tag, Team: Group } = linked
+  const options = { with: [{ team: ['users'] }] } as const
+  type Users = readonly UserRow[] | undefined
+  expectTypeOf((await User.cache.getAsyncOrNone({ id: 1 }, options))?.team?.users).toEqualTypeOf<Users>()
+  expectTypeOf((await User.cache.getAsyncOr404({ id: 1 }, options)).team?.users).toEqualTypeOf<Users>()
+  expectTypeOf((await User.cache.filterAsync({ name: 'x' }, options))[0]?.team?.users).toEqualTypeOf<Users>()
+  const { one, list } = await batch({
+    one: User.cache.getQuery({ id: 1 }, options),
+    list: User.cache.filterQuery({ name: 'x' }, options),
+  })
+  expectTypeOf(one.team?.users).toEqualTypeOf<Users>()
+  expectTypeOf(list[0]?.team?.users).toEqualTypeOf<Users>()
+  const known = await User.cache.getQuery({ id: 1 }, options).resolveAsync({ onlyCache: true })
+  expectTypeOf(known?.team?.users).toEqualTypeOf<Users>()
+  const tag = await Tag.cache.getAsync({ id: 1 }, { with: [{ events: ['owner'] }, { events: ['tags'] }] })
+  expectTypeOf(tag.events[0]?.owner).toEqualTypeOf<UserRow | null | undefined>()
+  expectTypeOf(tag.events[0]?.tags).toEqualTypeOf<readonly Row<PortalTables, 'tags'>[] | undefined>()
+  const plain = await User.cache.getAsync({ id: 1 }, { with: ['team', { team: [] }] })
+  expectTypeOf(plain.team).toEqualTypeOf<TeamRow | null>()
+  const two = await User.cache.getAsync({ id: 1 }, { with: [{ team: ['users'], avatars: [] }] })
+  expectTypeOf(two.team?.users).toEqualTypeOf<Users>()
+  expectTypeOf(two.avatars).toEqualTypeOf<readonly AvatarRow[]>()
+  expectTypeOf(Group.cache.relation(await Group.cache.getAsync({ id: 1 }), 'users')).toEqualTypeOf<
+    Promise<readonly UserRow[]>
+  >()
+
+  // @ts-expect-error no such relation of users
+  void User.cache.getAsync({ id: 1 }, { with: [{ teams: ['users'] }] })
+  // @ts-expect-error no such relation of teams
+  void User.cache.getAsync({ id: 1 }, { with: [{ team: ['avatars'] }] })
+  // @ts-expect-error no such relation of teams, next to one there is
+  void User.cache.getAsync({ id: 1 }, { with: [{ team: ['users', 'avatars'] }] })
+  // @ts-expect-error no such relation of teams, deep inside
+  void linked.Event.cache.filterAsync({ owner_id: 1 }, { with: [{ owner: [{ team: [{ user: [] }] }] }] })
+  // @ts-expect-error no such relation of users, in an object that has one there is
+  void User.cache.getAsync({ id: 1 }, { with: ['avatars', { team: [], teams: [] }] })
+  // @ts-expect-error no such relation of teams, in an object that has one there is
+  void User.cache.getAsync({ id: 1 }, { with: [{ team: ['users', { users: [], user: [] }] }] })
+  // @ts-expect-error an avatar has no relations
+  void User.cache.getAsync({ id: 1 }, { with: [{ avatars: ['user'] }] })
+  // @ts-expect-error no list
+  void User.cache.getAsync({ id: 1 }, { with: [{ team: 'users' }] })
+  // @ts-expect-error nothing asks for the relations of teams
+  void (await User.cache.getAsync({ id: 1 }, { with: ['team'] })).team?.users
+  const { User: Unlinked } = { User: Team }
+  // @ts-expect-error what users are related to is not known to a model that is not linked
+  void Unlinked.cache.getAsync({ id: 1 }, { with: [{ users: ['avatars'] }] })
+  // @ts-expect-error no model
+  portal.link({ User: { cache: User.cache } })
+})
+
+test('a linked model is otherwise the one it was', async () => {
+  expectTypeOf(linked.Avatar).toEqualTypeOf<typeof Avatar>()
+  expectTypeOf(linked.User.cache.ofTeam).toEqualTypeOf<typeof User.cache.ofTeam>()
+  expectTypeOf(linked.User.cache.peek).toEqualTypeOf<typeof User.cache.peek>()
+  expectTypeOf(await linked.User.cache.getAsync({ id: 1 })).toEqualTypeOf<UserRow>()
+  void linked.User.cache.filterAsync({ team_id: await linked.Team.cache.getAsync({ id: 1 }) })
+  const Count = portal.count({ name: 'Count', model: linked.User, keyFields: ['team_id'] })
+  void Count({ team_id: { id: 1 } })
+})
+
+test('a relation of a row at hand, with the relations of its own rows', async () => {
+  const user = await linked.User.cache.getAsync({ id: 1 })
+  const team = linked.User.cache.relation(user, 'team', { with: [{ users: ['avatars'] }] })
+  expectTypeOf((await team)?.users[0]?.avatars).toEqualTypeOf<readonly AvatarRow[] | undefined>()
+  const query = linked.User.cache.relationQuery(user, 'team', { with: ['users'] })
+  expectTypeOf((await query.resolveAsync())?.users).toEqualTypeOf<readonly UserRow[] | undefined>()
+  // @ts-expect-error no such relation of teams
+  void linked.User.cache.relation(user, 'team', { with: ['avatars'] })
+})
+
 test('a relation of a row at hand', async () => {
   const user = await User.cache.getAsync({ id: 1 })
   expectTypeOf(User.cache.relation(user, 'team')).toEqualTypeOf<Promise<TeamRow | null>>()
@@ -89,6 +184,38 @@ test('a relation of a row at hand', async () => {
   void User.cache.relation(user, 'tags')
   // @ts-expect-error the row of another table
   void Event.cache.relation(user, 'tags')
+})
+
+test('a path of related leads by the names of relations', async () => {
+  const { User, Team: Group, Event: Happening, Avatar } = linked
+  const common = { model: Happening, keyFields: ['slug'] } as const
+  const TeamOfEvent = portal.related({ ...common, name: 'A', path: ['owner', 'team'], single: true })
+  expectTypeOf(TeamOfEvent('x').resolveAsync()).toEqualTypeOf<Promise<TeamRow | null>>()
+  const Mates = portal.related({ ...common, name: 'B', path: ['owner', 'team', 'users'] })
+  expectTypeOf(Mates('x').resolveAsync()).toEqualTypeOf<Promise<readonly UserRow[]>>()
+  const TagsOfEvent = portal.related({ name: 'C', model: Event, keyFields: ['id'], path: ['tags'] })
+  expectTypeOf(TagsOfEvent(1).resolveAsync()).toEqualTypeOf<Promise<readonly Row<PortalTables, 'tags'>[]>>()
+  const hop = { model: Avatar, on: { id: 'user_id' } } as const
+  const Avatars = portal.related({ ...common, name: 'D', path: ['owner', hop] })
+  expectTypeOf(Avatars('x').resolveAsync()).toEqualTypeOf<Promise<readonly AvatarRow[]>>()
+  const toUser = { model: User, on: { owner_id: 'id' } } as const
+  const Team2 = portal.related({ ...common, name: 'E', path: [toUser, 'team'], single: true })
+  expectTypeOf(Team2('x').resolveAsync()).toEqualTypeOf<Promise<TeamRow | null>>()
+  const MatesOfTeam = portal.related({ name: 'F', model: Group, keyFields: ['id'], path: ['users'] })
+  expectTypeOf(MatesOfTeam(1).resolveAsync()).toEqualTypeOf<Promise<readonly UserRow[]>>()
+
+  // @ts-expect-error no such relation of events
+  portal.related({ ...common, name: 'X', path: ['owners'] })
+  // @ts-expect-error no such relation of users
+  portal.related({ ...common, name: 'X', path: ['owner', 'owner'] })
+  // @ts-expect-error no such relation of avatars
+  portal.related({ ...common, name: 'X', path: ['owner', 'avatars', 'owner'], single: true })
+  // @ts-expect-error no such relation of users, after a hop
+  portal.related({ ...common, name: 'X', path: [toUser, 'owner'] })
+  // @ts-expect-error what users are related to is not known to a model that is not linked
+  portal.related({ name: 'X', model: Event, keyFields: ['id'], path: ['owner', 'team'] })
+  // @ts-expect-error neither a name nor a hop
+  portal.related({ ...common, name: 'X', path: [1] })
 })
 
 test('a foreign key is an id or a row', async () => {
