@@ -180,8 +180,9 @@ export interface CustomCaches<DB> {
    * A cache of the rows at the end of a path that begins at the rows with a key. Its steps are relations by their names,
    * `['owner', 'team']`, of the model before (those of related models are known of models given to `link`); or hops:
    * `{ model: EventTag, on: { id: 'event_id' } }` leads to the event tags whose `event_id` is the `id`. Each row once, in
-   * the order of its model; with `single`, the first of them, or null. The models have to be declared before. Writes to any table on the path invalidate it. Those of the path's last model and of those
-   * between cost its writers a statement more, which asks for the keys, unless the path is one hop from the key fields.
+   * the order of its model; with `single`, the first of them, or null. The models have to be declared before. Writes to
+   * any table on the path invalidate it. Those of the path's last model and of those between cost its writers a
+   * statement more, which asks for the keys, unless the path is one hop from the key fields.
    *
    * @throws OptionError; ModelError for a name that is taken, a model that is strict, or a relation that leads to no model
    */

@@ -10,8 +10,8 @@ import type { CacheStore, Fill, Lease } from '../../src/stores/store.ts'
 import { freePort } from '../servers/ports.ts'
 import { startRedis } from '../servers/redis.ts'
 import type { Server } from '../servers/server.ts'
-import { closeRedis, testRedis } from '../support/redis.ts'
 import { type FaultyProxy, startProxy } from '../support/proxy.ts'
+import { closeRedis, testRedis } from '../support/redis.ts'
 
 // An unhandled rejection anywhere in this file fails the run: Vitest sees to that.
 
