@@ -1,6 +1,7 @@
 import {
   type Cache,
   InvalidKeyError,
+  type ModelCache,
   ModelError,
   NotFoundError,
   NotFoundHttpError,
@@ -314,6 +315,23 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
     const read = () => Promise.all([User.cache.named('u1@x'), User.cache.withTeam(1)])
     expect(await trips(cold(2, 3), read)).toMatchObject(['user 1', { team: { id: 1 } }])
     await trips({ mget: 2 }, read)
+  })
+
+  test('what several models share is spread into the methods of each', async () => {
+    const cache = portal.another()
+    const shared = <Result>(c: ModelCache<{ id: number }, never, Result>) => ({
+      many: (ids: readonly number[]) => Promise.all(ids.map((id) => c.getAsyncOrNone({ id }))),
+    })
+    const Team = cache.model('teams', { keyFields: [['id']], extend: shared })
+    const Tag = cache.model('tags', {
+      keyFields: [['id']],
+      extend: (c) => ({ ...shared(c), nameOf: async (id: number) => (await c.getAsync({ id })).name }),
+    })
+    const read = () =>
+      inScope(() => Promise.all([Team.cache.many([1, 9]), Tag.cache.many([2, 3]), Tag.cache.nameOf(2)]))
+    const found = [[{ name: 'team 1' }, null], [{ id: 2 }, { id: 3 }], 'tag 2']
+    expect(await expectTrips(cache, cold(1, 2), read)).toMatchObject(found)
+    expect(await expectTrips(cache, WARM, read)).toMatchObject(found)
   })
 
   describe('what cannot work', () => {

@@ -1,6 +1,8 @@
 import { OptionError, runInLoop } from 'loadstone'
 import { expectTrips, holdSteps } from 'loadstone/testing'
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { insidesOf } from '../../src/cache.ts'
+import { staleKeyOf } from '../../src/models/key.ts'
 import { closeRedis } from '../support/redis.ts'
 import { PLACES, type Portal } from './portal.ts'
 
@@ -56,6 +58,20 @@ describe.each(Object.entries(PLACES))("invalidation: 'mark-stale', on %s", (_pla
     expect(await expectTrips(portal.cache, { ...COLD, load: 1 }, () => count(1))).toBe(2)
     expect(await expectTrips(portal.cache, WARM, () => count(1))).toBe(1)
     expect(portal.cache.stats()).toMatchObject({ stale: 1 })
+  })
+
+  test('no longer than staleFor: then whoever asks waits for the new one', async () => {
+    const cache = portal.another()
+    const Team = cache.model('teams', { keyFields: [['id']], invalidation: 'mark-stale', staleFor: '20ms' })
+    await cache.install()
+    const read = () => inScope(() => Team.cache.getAsync({ id: 1 }).then(({ name }) => name))
+    await expectTrips(cache, { ...COLD, select: 1 }, read)
+    await portal.db.updateTable('teams').set({ name: 'A' }).where('id', '=', 1).execute()
+    const stale = staleKeyOf(await Team.cache.keyOf({ id: 1 }))
+    const { store } = insidesOf(cache)
+    await expect.poll(() => store.getMany([stale]), { interval: 5 }).toEqual([null])
+    expect(await expectTrips(cache, { ...COLD, select: 1 }, read)).toBe('A')
+    expect(cache.stats().stale).toBe(0)
   })
 
   test('only the holder of the lease loads: the others are answered, and do not wait', async () => {
@@ -211,12 +227,11 @@ describe.each(Object.entries(PLACES))("invalidation: 'mark-stale', on %s", (_pla
     expect(changes.filter((line) => line.includes('teams'))).toEqual([])
     await cache.ready()
     const read = async () => (await inScope(() => Team.cache.getAsync({ id: 1 }))).name
-    await read()
-    await cache.idle()
+    await expectTrips(cache, { ...COLD, select: 1 }, read)
     await portal.db.updateTable('teams').set({ name: 'A' }).where('id', '=', 1).execute()
-    expect(await read()).toBe('team 1')
+    expect(await expectTrips(cache, WARM, read)).toBe('team 1')
     await Team.cache.invalidate({ id: 1 })
-    expect(await read()).toBe('A')
+    expect(await expectTrips(cache, { ...COLD, select: 1 }, read)).toBe('A')
     await cache.clear()
   })
 })
