@@ -19,9 +19,10 @@ import { storedFormNumber } from './invalidation/stored-form.ts'
 import { runTransaction, type TransactionOptions } from './invalidation/transaction.ts'
 import { type VerifyOptions, type VerifyReport, verify } from './invalidation/verify.ts'
 import { Binder, newBinding } from './loaders/binder.ts'
+import { Fallback } from './loaders/bulkhead.ts'
 import { Dispatcher, newTotals, type Totals } from './loaders/dispatcher.ts'
 import { AsyncDriver } from './loaders/driver.ts'
-import { Flights } from './loaders/flight.ts'
+import { Flights, QueuedLoads } from './loaders/flight.ts'
 import { ScopeLoader } from './loaders/loader.ts'
 import { clearModels, extendModelCache, type ModelCache, RelatedModelCache } from './loaders/model-cache.ts'
 import { type CacheParts, forgetTouched, Reader } from './loaders/reader.ts'
@@ -33,15 +34,35 @@ import { Plan } from './plans/plan.ts'
 import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
+import { Breaker, type BreakerSettings, type BreakerState } from './stores/breaker.ts'
+import { GuardedStore } from './stores/guarded.ts'
 import { LazyStore } from './stores/lazy.ts'
 import { MemoryStore } from './stores/memory.ts'
 import { type RedisClient, RedisStore } from './stores/redis.ts'
 import type { CacheStore } from './stores/store.ts'
+import { channels } from './telemetry.ts'
+
+/** Few enough that hardly a request waits in vain, more than one that failed by chance. */
+const BREAKER: BreakerSettings = Object.freeze({ failures: 5, pauseMs: 100 })
 
 /** Counted since the cache was made. */
 export interface CacheStats extends Readonly<Totals>, Readonly<InvalidationCounters> {
   /** Lookups made outside any scope. */
   readonly outOfScope: number
+  /** Of the store: while it is not `closed`, lookups go to SQL at once. */
+  readonly breaker: BreakerState
+  /** How often it has opened. */
+  readonly breakerOpened: number
+}
+
+/** What is published on `loadstone:breaker`. */
+export interface BreakerMessage {
+  readonly namespace: string
+  readonly state: BreakerState
+  /** How often it has opened since the cache was made. */
+  readonly opened: number
+  /** What failed last. */
+  readonly error: unknown
 }
 
 /** A model: its table, and `cache` to look rows up. */
@@ -248,12 +269,12 @@ export interface Cache<DB> extends CustomCaches<DB> {
  */
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const { db, redis, namespace, ...settings } = resolveOptions(options)
-  const openRedis = (client: RedisClient) =>
-    new RedisStore(client, {
-      timeout: settings.storeTimeoutMs,
-      intentReplicas: settings.intentReplicas,
-      marksKey: marksKey(namespace),
-    })
+  const breaker = new Breaker(BREAKER, () => performance.now())
+  const openRedis = (client: RedisClient) => {
+    const { storeTimeoutMs: timeout, intentReplicas } = settings
+    const opened = new RedisStore(client, { timeout, intentReplicas, marksKey: marksKey(namespace) })
+    return new GuardedStore(opened, breaker)
+  }
   const store = !redis
     ? new MemoryStore(settings.memory)
     : settings.enabled
@@ -265,14 +286,16 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const binder = new Binder(namespace, source, settings.valueTypes, (name, form, atLeast) =>
     storedFormNumber(plain, namespace, name, form, atLeast),
   )
-  const driver = new AsyncDriver(store, source)
+  const driver = new AsyncDriver(store, source, new Fallback(settings.fallback))
   const totals = newTotals()
   const dispatcher = new Dispatcher({
     namespace,
     driver,
     settings: settings.wave,
     useStore: settings.enabled,
+    isAway: () => breaker.state !== 'closed',
     flights: new Flights(),
+    queued: new QueuedLoads(),
     totals,
     tableChanged: (model) => binder.unbind(model),
   })
@@ -308,6 +331,13 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     isStandby: redis !== undefined && !settings.enabled,
   })
   if (settings.relay) relay.start()
+  breaker.onChange = () => {
+    const { state, opened, lastError: error } = breaker
+    // What could not be cleared meanwhile is what lookups must not see for long.
+    if (state === 'closed') relay.wake()
+    if (!channels.breaker.hasSubscribers) return
+    channels.breaker.publish({ namespace, state, opened, error } satisfies BreakerMessage)
+  }
 
   const plan = async (): Promise<InstallPlan> => ({
     namespace,
@@ -404,7 +434,14 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       await dispatcher.idle()
       await cleaner.flush()
     },
-    stats: () => ({ ...totals, trips: { ...totals.trips }, ...party.counters, ...parts.counters }),
+    stats: () => ({
+      ...totals,
+      trips: { ...totals.trips },
+      ...party.counters,
+      ...parts.counters,
+      breaker: breaker.state,
+      breakerOpened: breaker.opened,
+    }),
     async close() {
       parts.closed = true
       await relay.stop()

@@ -2,7 +2,7 @@ import type { BoundModel } from '../models/model.ts'
 import type { Source } from '../sources/source.ts'
 import { channels } from '../telemetry.ts'
 import { type AsyncDriver, NO_TRIPS, type Trips } from './driver.ts'
-import type { Flights } from './flight.ts'
+import type { Flights, QueuedLoads } from './flight.ts'
 import type { Lookup } from './lookup.ts'
 import { NO_COUNTS, type WaveCounts, type WaveSettings, wave } from './wave.ts'
 
@@ -28,7 +28,10 @@ export interface DispatcherParts {
   readonly settings: WaveSettings
   /** False for a transaction, and for a cache that is not enabled: see WaveEnvironment. */
   readonly useStore: boolean
+  /** Whether the store's breaker is open. */
+  isAway(): boolean
   readonly flights: Flights
+  readonly queued: QueuedLoads
   /** Counted up. */
   readonly totals: Totals
   tableChanged(model: BoundModel): void
@@ -70,7 +73,7 @@ export class Dispatcher {
    * @param mayUseStore false: past the store, whatever it is for other waves
    */
   dispatch(lookups: readonly Lookup[], memoHits: number, twins: boolean, mayUseStore: boolean): void {
-    const { settings, flights, totals, driver } = this.#parts
+    const { settings, flights, queued, totals, driver } = this.#parts
     totals.waves++
     // Counted apart only if somebody wants to be told.
     const told = channels.wave.hasSubscribers
@@ -80,7 +83,9 @@ export class Dispatcher {
     const steps = wave(lookups, {
       settings,
       flights,
+      queued,
       useStore: mayUseStore && this.#parts.useStore,
+      isAway: this.#parts.isAway(),
       twins,
       counts,
       tableChanged: this.#tableChanged,

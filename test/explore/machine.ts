@@ -12,7 +12,7 @@ import { Memo } from '../../src/loaders/memo.ts'
 import { NO_COUNTS, type Step, type Wave, type WaveEnvironment, wave } from '../../src/loaders/wave.ts'
 import { isLeaseRecord, leaseToken } from '../../src/stores/entry.ts'
 import type { Acquired } from '../../src/stores/store.ts'
-import { addressOf, ITEMS, targetOf, type KeyName, lookupOf, NAMESPACE, type Table } from './rows.ts'
+import { addressOf, ITEMS, type KeyName, lookupOf, NAMESPACE, type Table, targetOf } from './rows.ts'
 
 /** One call of the library. A caller makes its calls one after the other. */
 export type Action =
@@ -351,6 +351,8 @@ export class Machine {
     const { code, waitsMs } = this.#parts
     return code.wave(lookups, {
       useStore: !('inside' in action) || code.insideUsesStore,
+      isAway: false,
+      queued: undefined,
       twins: true,
       settings: { ...SETTINGS, waitsMs },
       flights: this.#flights,
