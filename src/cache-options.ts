@@ -189,7 +189,7 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
       maxValueBytes: integerOption('maxValueBytes', given.maxValueBytes ?? 1024 * 1024, 0),
       random: Math.random,
     },
-    fallback: resolveFallback(given.fallback ?? {}),
+    fallback: resolveFallback(given.fallback),
     enabled: booleanOption('enabled', given.enabled ?? true),
     relay: relay === false || invalidation === 'manual' ? undefined : resolveRelay(relay),
   }
@@ -204,7 +204,7 @@ function waitsWithin(budgetMs: number): number[] {
   return waits
 }
 
-function resolveFallback(given: FallbackOptions): BulkheadSettings {
+function resolveFallback(given: FallbackOptions = {}): BulkheadSettings {
   if (typeof given !== 'object' || given === null) throw new OptionError('fallback', 'an object', given)
   checkOptionNames('fallback', given, ['concurrency', 'queue', 'timeout'])
   return {
