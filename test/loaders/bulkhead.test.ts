@@ -51,6 +51,7 @@ describe('a bulkhead', () => {
       { status: 'fulfilled', value: 'c is done' },
       { status: 'fulfilled', value: 'd is done' },
     ])
+    expect(vi.getTimerCount()).toBe(0)
   })
 
   test('refuses at once what is beyond its queue, and takes more when there is room again', async () => {
@@ -87,7 +88,6 @@ describe('a bulkhead', () => {
     vi.advanceTimersByTime(10_000)
     await end('c')
     expect(await c).toBe('c is done')
-    expect(vi.getTimerCount()).toBe(0)
   })
 
   test('without a queue still runs as many at once as it may', async () => {
