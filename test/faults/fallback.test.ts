@@ -66,8 +66,9 @@ async function lockUsers(): Promise<{ blocked(): Promise<number>; unlock(): Prom
     holder.release()
   })
   return {
+    // On another connection: within a transaction, it would be told the same again and again.
     async blocked() {
-      const { rows } = await holder.query(
+      const { rows } = await shop.database.pool.query(
         "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
       )
       return rows[0].count

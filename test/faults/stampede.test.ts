@@ -53,8 +53,9 @@ async function lockUsers() {
     await unlock()
     holder.release()
   })
+  // On another connection: within a transaction, it would be told the same again and again.
   const blocked = async () => {
-    const { rows } = await holder.query(
+    const { rows } = await shop.database.pool.query(
       "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
     )
     return rows[0].count as number

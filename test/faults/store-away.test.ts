@@ -42,7 +42,7 @@ async function rig(args: readonly string[] = []): Promise<Rig> {
   redis.on('error', () => {}) // the server is killed on purpose
   const client = new Redis({ port: network.port, lazyConnect: true })
   // More than the default, as the machine is shared: what fails here shall fail by itself.
-  const shopCache = openCache(shop, { redis: client, namespace, storeTimeout: '100ms' })
+  const shopCache = openCache(shop, { redis: client, namespace, storeTimeout: '200ms' })
   onTestFinished(() => shopCache.cache.close())
   await shopCache.cache.ready()
   return { server, network, shopCache, redis }
@@ -178,7 +178,7 @@ describe('a Redis that was never there', () => {
     const port = await freePort()
     const client = new Redis({ port, lazyConnect: true })
     const { namespace } = testRedis({ lazyConnect: true })
-    const shopCache = openCache(shop, { redis: client, namespace, storeTimeout: '100ms' })
+    const shopCache = openCache(shop, { redis: client, namespace, storeTimeout: '200ms' })
     onTestFinished(() => shopCache.cache.close())
     const here = { shopCache } as Rig
     while (shopCache.cache.stats().breaker === 'closed') await read(here)
@@ -241,5 +241,5 @@ test('loadstone:breaker tells when it opens, probes and closes, and why', async 
     expect.objectContaining({ state: 'half-open', opened: 1 }),
     expect.objectContaining({ state: 'open', opened: 1 }),
   ])
-  expect(String(messages[0]?.error)).toMatch(/no answer within 100 ms/)
+  expect(String(messages[0]?.error)).toMatch(/no answer within 200 ms/)
 })

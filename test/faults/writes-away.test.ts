@@ -8,8 +8,8 @@ import { closeRedis } from '../support/redis.ts'
 
 afterEach(closeRedis)
 
-/** The breaker opens within half a second of silence, and not because the machine is busy for a moment. */
-const IMPATIENT = { storeTimeout: '100ms' } as const
+/** The breaker opens within about a second of silence, and not because the machine is busy for a moment. */
+const IMPATIENT = { storeTimeout: '200ms' } as const
 
 async function openOwnBank(consistency: 'default' | 'strict') {
   const redis = await startRedis()

@@ -31,7 +31,7 @@ async function rig(options: RedisStoreOptions = {}, pauseMs = 20): Promise<Rig> 
   const breaker = new Breaker({ failures: FAILURES, pauseMs }, () => performance.now())
   const client = new Redis({ port: proxy.port, lazyConnect: true })
   const store = new GuardedStore(
-    new RedisStore(client, { timeout: 100, epochCheck: '1h', ...options }),
+    new RedisStore(client, { timeout: 200, epochCheck: '1h', ...options }),
     breaker,
   )
   onTestFinished(() => store.close())
@@ -76,7 +76,7 @@ describe('while the breaker is open', () => {
     proxy.release()
     const before = [await calls(redis, 'mget'), await calls(redis, 'evalsha')]
     const error = await expectUnavailable(store.getMany(['key']), OPEN)
-    expect(String(error.cause)).toMatch(/no answer within 100 ms/)
+    expect(String(error.cause)).toMatch(/no answer within 200 ms/)
     await expectUnavailable(store.acquire(['key'], [0], MINUTE), OPEN)
     await expectUnavailable(store.lead('name', 'me', MINUTE), OPEN)
     expect([await calls(redis, 'mget'), await calls(redis, 'evalsha')]).toEqual(before)
