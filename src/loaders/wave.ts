@@ -449,7 +449,10 @@ class Load {
     else if (result === 'absent') entry.answerAbsent()
     else if (result === 'unshared' || !answerFrom(entry, result, 0)) {
       yield* this.#select([entry], null, isFallback)
+      return
     }
+    // Or those who wait with it for somebody else's load would each send a statement of their own.
+    if (isFallback) entry.land(result)
   }
 
   /** Loads without the store, together with whoever waits for the same rows and has not sent a statement yet. */

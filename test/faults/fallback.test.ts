@@ -308,6 +308,46 @@ describe('one key in several requests, while the store is away', () => {
 })
 
 describe('without the store for a wave only', () => {
+  test("who waited for another process' load together when it went away has one statement in all", async () => {
+    const { redis, namespace } = testRedis()
+    const [mine, theirs] = [0, 1].map(() => {
+      const opened = openCache(shop, { redis, namespace })
+      onTestFinished(() => opened.cache.close())
+      return opened
+    }) as [ShopCache, ShopCache]
+    await Promise.all([mine.cache.ready(), theirs.cache.ready()])
+    const theirSteps = holdSteps(theirs.cache)
+    const their = read(theirs, 1)
+    await theirSteps.take('getMany')
+    await theirSteps.take('acquire')
+    shop.statements.length = 0
+
+    const steps = holdSteps(mine.cache)
+    const gone = new Error('no answer')
+    const waiting = read(mine, 1)
+    await steps.take('getMany')
+    await steps.next('sleep')
+    const joined = read(mine, 1)
+    await steps.take('getMany')
+    await steps.next('join')
+    const late = read(mine, 1)
+    ;(await steps.next('getMany')).fail(gone)
+    await steps.next('select')
+    await steps.take('sleep')
+    ;(await steps.next('getMany')).fail(gone)
+    await expect.poll(() => steps.held.filter(({ op }) => op === 'join').length).toBe(2)
+    steps.release()
+    expect((await Promise.all([waiting, joined, late])).flat()).toMatchObject([
+      { id: 1 },
+      { id: 1 },
+      { id: 1 },
+    ])
+    await mine.cache.idle()
+    expect(shop.statements).toHaveLength(1)
+    theirSteps.release()
+    await their
+  })
+
   test('a lease that is refused, as Redis is full, has its load go through the bulkhead as well', async () => {
     const { redis, namespace } = testRedis()
     const full = openCache(shop, { redis, namespace, fallback: { concurrency: 1, queue: 0 } })
