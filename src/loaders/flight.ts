@@ -62,10 +62,6 @@ export class Flights {
 export class QueuedLoads {
   readonly #byKey = new Map<string, Flight>()
 
-  get size(): number {
-    return this.#byKey.size
-  }
-
   /** The load to join for a key, if there is one. */
   join(key: string): Flight | undefined {
     const flight = this.#byKey.get(key)

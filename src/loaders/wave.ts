@@ -85,7 +85,7 @@ export interface WaveCounts {
   misses: number
   /** Lookups whose canonical text only the database knows: SQL, past the store. */
   bypassed: number
-  /** Keys that joined a load in flight in this process. */
+  /** Keys that joined a load in this process. */
   joined: number
   /** Keys that somebody else was loading or writing for longer than the wait. */
   waitedOut: number
@@ -93,7 +93,7 @@ export interface WaveCounts {
   damaged: number
   /** Loaded values that were answered but not cached: too large, too many rows, or not to be encoded. */
   uncached: number
-  /** Keys loaded without asking the store, as its breaker was open. */
+  /** Keys for which the store was not asked, as its breaker was open. */
   away: number
   /** Keys whose load was refused by the bulkhead: their lookups were rejected with OverloadedError. */
   overloaded: number
