@@ -1,6 +1,7 @@
 import type { Kysely } from 'kysely'
 import { messageOf, OptionError } from './errors.ts'
 import { RELAY_DEFAULTS, type RelaySettings } from './invalidation/relay.ts'
+import type { BulkheadSettings } from './loaders/bulkhead.ts'
 import type { WaveSettings } from './loaders/wave.ts'
 import { createRowCodec, type ValueType } from './models/codec.ts'
 import { booleanOption, checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
@@ -21,6 +22,15 @@ export interface CacheOptions<DB> {
   readonly ttl?: Duration | undefined
   /** How long a step at the store may take before SQL answers instead. Default `'50ms'`. */
   readonly storeTimeout?: Duration | undefined
+  /**
+   * How long a reader looks again for a key that somebody else loads or writes before SQL answers it, unshared. Default
+   * `'50ms'`. Longer: fewer statements for what takes SQL long to load; and readers wait longer behind who has crashed.
+   */
+  readonly waitBudget?: Duration | undefined
+  /**
+   * Bounds of the SQL for lookups that the store would have answered, were it not away, see {@link FallbackOptions}.
+   */
+  readonly fallback?: FallbackOptions | undefined
   /**
    * How long one reader may take to load a key before another may. Default `'6s'`. Too short: rows load twice; too
    * long: after a crash its keys are loaded without being cached for so long.
@@ -62,6 +72,22 @@ export interface CacheOptions<DB> {
 }
 
 /**
+ * What the database is asked to do while the store cannot be: the rest waits, and what cannot wait is rejected with
+ * OverloadedError. Per database, and per cache. Loads under a lease, and of what is never cached, are not counted.
+ */
+export interface FallbackOptions {
+  /**
+   * How many statements run at once, and as many `load` functions of custom caches. Default 10, as many as a pool of `pg`
+   * has connections unless it is told otherwise. Give it the size of your pool; less, to keep some of it for others.
+   */
+  readonly concurrency?: number | undefined
+  /** How many more may wait. Those beyond are rejected at once. Default 1000. */
+  readonly queue?: number | undefined
+  /** How long one may wait before it is rejected. Default `'1s'`. */
+  readonly timeout?: Duration | undefined
+}
+
+/**
  * The relay applies writes that their writer did not apply itself: other programs, psql, crashed processes. One
  * process at a time does.
  */
@@ -80,6 +106,8 @@ const OPTION_NAMES = [
   'namespace',
   'ttl',
   'storeTimeout',
+  'waitBudget',
+  'fallback',
   'leaseTtl',
   'intentTtl',
   'intentReplicas',
@@ -104,12 +132,13 @@ export interface ResolvedOptions<DB> {
   readonly memory: MemoryStoreOptions | undefined
   readonly valueTypes: readonly ValueType[]
   readonly wave: WaveSettings
+  readonly fallback: BulkheadSettings
   readonly invalidation: 'triggers' | 'manual'
   readonly relay: RelaySettings | undefined
   readonly enabled: boolean
 }
 
-/** How long a reader looks again for a key that somebody else loads or writes: 50 ms in all, then SQL. */
+/** How long a reader waits before it looks again, for the first times and from then on, ms. */
 const WAITS_MS = [2, 4, 8, 16, 20]
 /** How long a loaded value waits for the slower statements of its wave before it is filled without them. */
 const FILL_PATIENCE_MS = 250
@@ -164,11 +193,12 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
     maxTouchedRows: integerOption('maxTouchedRows', given.maxTouchedRows ?? 10_000, 1, 1_000_000),
     wave: {
       leaseMs: durationMs('leaseTtl', given.leaseTtl ?? '6s'),
-      waitsMs: WAITS_MS,
+      waitsMs: waitsWithin(durationMs('waitBudget', given.waitBudget ?? '50ms', 0)),
       fillPatienceMs: FILL_PATIENCE_MS,
       maxValueBytes: integerOption('maxValueBytes', given.maxValueBytes ?? 1024 * 1024, 0),
       random: Math.random,
     },
+    fallback: resolveFallback(given.fallback),
     enabled: booleanOption('enabled', given.enabled ?? true),
     relay: relay === false || invalidation === 'manual' ? undefined : resolveRelay(relay),
   }
@@ -183,6 +213,25 @@ export function databaseName(given: unknown): string {
   if (typeof given !== 'string' || !/^[\w.-]+$/.test(given))
     throw new OptionError('using', "a name of letters, digits, '_', '.' and '-'", given)
   return given
+}
+
+/** Waits that are `budgetMs` together. */
+function waitsWithin(budgetMs: number): number[] {
+  const waits: number[] = []
+  for (let left = budgetMs; left > 0; left -= waits.at(-1) as number) {
+    waits.push(Math.min(left, WAITS_MS[waits.length] ?? 20))
+  }
+  return waits
+}
+
+function resolveFallback(given: FallbackOptions = {}): BulkheadSettings {
+  if (typeof given !== 'object' || given === null) throw new OptionError('fallback', 'an object', given)
+  checkOptionNames('fallback', given, ['concurrency', 'queue', 'timeout'])
+  return {
+    concurrency: integerOption('fallback.concurrency', given.concurrency ?? 10, 1),
+    queue: integerOption('fallback.queue', given.queue ?? 1000, 0),
+    timeoutMs: durationMs('fallback.timeout', given.timeout ?? '1s'),
+  }
 }
 
 function resolveRelay(given: RelayOptions): RelaySettings {

@@ -10,24 +10,45 @@ import {
 import { CacheClosedError, OptionError } from './errors.ts'
 import { type InvalidationCounters, sumOfCounters } from './invalidation/party.ts'
 import type { Relay } from './invalidation/relay.ts'
+import { Fallbacks } from './loaders/bulkhead.ts'
 import { Dispatcher, newTotals, type Totals } from './loaders/dispatcher.ts'
 import { AsyncDriver } from './loaders/driver.ts'
-import { Flights } from './loaders/flight.ts'
+import { Flights, QueuedLoads } from './loaders/flight.ts'
 import { ScopeLoader } from './loaders/loader.ts'
 import type { CacheParts } from './loaders/reader.ts'
 import { databaseNamespace, marksKey } from './models/key.ts'
 import { Plan } from './plans/plan.ts'
 import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
 import { RoutedSource } from './sources/routed.ts'
+import { Breaker, type BreakerSettings, type BreakerState } from './stores/breaker.ts'
+import { GuardedStore } from './stores/guarded.ts'
 import { LazyStore } from './stores/lazy.ts'
 import { MemoryStore } from './stores/memory.ts'
 import { type RedisClient, RedisStore } from './stores/redis.ts'
 import type { CacheStore } from './stores/store.ts'
+import { channels } from './telemetry.ts'
+
+/** Few enough that hardly a request waits in vain, more than one that failed by chance. */
+const BREAKER: BreakerSettings = Object.freeze({ failures: 5, pauseMs: 100 })
 
 /** Counted since the cache was made. */
 export interface CacheStats extends Readonly<Totals>, Readonly<InvalidationCounters> {
   /** Lookups made outside any scope. */
   readonly outOfScope: number
+  /** Of the store: while it is not `closed`, lookups go to SQL at once. */
+  readonly breaker: BreakerState
+  /** How often it has opened. */
+  readonly breakerOpened: number
+}
+
+/** What is published on `loadstone:breaker`. */
+export interface BreakerMessage {
+  readonly namespace: string
+  readonly state: BreakerState
+  /** How often it has opened since the cache was made. */
+  readonly opened: number
+  /** What failed last. */
+  readonly error: unknown
 }
 
 /** A cache, and the database it was made over. */
@@ -103,19 +124,19 @@ export interface Cache<DB> extends DatabaseCache<DB> {
  */
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const { db, redis, namespace, ...settings } = resolveOptions(options)
-  const openRedis = (client: RedisClient) =>
-    new RedisStore(client, {
-      timeout: settings.storeTimeoutMs,
-      intentReplicas: settings.intentReplicas,
-      marksKey: marksKey(namespace),
-    })
+  const breaker = new Breaker(BREAKER, () => performance.now())
+  const openRedis = (client: RedisClient) => {
+    const { storeTimeoutMs: timeout, intentReplicas } = settings
+    const opened = new RedisStore(client, { timeout, intentReplicas, marksKey: marksKey(namespace) })
+    return new GuardedStore(opened, breaker)
+  }
   const store = !redis
     ? new MemoryStore(settings.memory)
     : settings.enabled
       ? openRedis(redis)
       : new LazyStore(() => openRedis(redis))
   const source = new RoutedSource()
-  const driver = new AsyncDriver(store, source)
+  const driver = new AsyncDriver(store, source, new Fallbacks(settings.fallback))
   const totals = newTotals()
   const all: OpenDatabase[] = []
   const dispatcher = new Dispatcher({
@@ -123,7 +144,9 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     driver,
     settings: settings.wave,
     useStore: settings.enabled,
+    isAway: () => breaker.state !== 'closed',
     flights: new Flights(),
+    queued: new QueuedLoads(),
     totals,
     tableChanged: (model) => {
       for (const { tableChanged } of all) tableChanged(model)
@@ -136,6 +159,13 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     counters: { outOfScope: 0 },
     ambient: new ScopeLoader(dispatcher, undefined),
     closed: false,
+  }
+  breaker.onChange = () => {
+    const { state, opened, lastError: error } = breaker
+    // What could not be cleared meanwhile is what lookups must not see for long.
+    if (state === 'closed') for (const { relay } of all) relay.wake()
+    if (!channels.breaker.hasSubscribers) return
+    channels.breaker.publish({ namespace, state, opened, error } satisfies BreakerMessage)
   }
   const shared: SharedParts = {
     cache: parts,
@@ -180,6 +210,8 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       trips: { ...totals.trips },
       ...sumOfCounters(all.map(({ counters }) => counters)),
       ...parts.counters,
+      breaker: breaker.state,
+      breakerOpened: breaker.opened,
     }),
     async close() {
       parts.closed = true

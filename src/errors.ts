@@ -182,8 +182,23 @@ export class UnknownTypeError extends LoadstoneError {
 export class StoreUnavailableError extends LoadstoneError {
   override readonly code = 'ERR_STORE_UNAVAILABLE'
   override readonly transient = true
-  constructor(problem: string, options?: ErrorOptions) {
+  /** Whether the server answered, and refused: it is full, or takes no writes. Else it was not reached in time. */
+  readonly refused: boolean
+  constructor(problem: string, { refused = false, ...options }: ErrorOptions & { refused?: boolean } = {}) {
     super(`the store is unavailable: ${problem}`, options)
+    this.refused = refused
+  }
+}
+
+/**
+ * The store is away, and too many loads wait for the database already, or this one has waited for too long: it was not
+ * sent. Only the lookups it was for are rejected. See `fallback`. Not memoised: the next lookup asks again.
+ */
+export class OverloadedError extends LoadstoneError {
+  override readonly code = 'ERR_OVERLOADED'
+  override readonly transient = true
+  constructor(problem: string) {
+    super(`the database has enough to do while the store is away: ${problem}`)
   }
 }
 

@@ -1,9 +1,10 @@
 export {
+  type BreakerMessage,
   type Cache,
   type CacheStats,
   createModelCache,
 } from './cache.ts'
-export type { CacheOptions, RelayOptions } from './cache-options.ts'
+export type { CacheOptions, FallbackOptions, RelayOptions } from './cache-options.ts'
 export type { CustomLoader, CustomOptions, LoadContext } from './custom-caches.ts'
 export type { DatabaseCache, DatabaseOperations, Model } from './database-cache.ts'
 export {
@@ -18,6 +19,7 @@ export {
   NotFoundHttpError,
   NotUniqueError,
   OptionError,
+  OverloadedError,
   PlanError,
   ShapeNotDeclaredError,
   SourceError,
@@ -58,5 +60,6 @@ export type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 export type { Duration } from './options.ts'
 export type { Plan, WayOptions } from './plans/plan.ts'
 export type { Polymorphic, PolymorphicOptions } from './polymorphic.ts'
+export type { BreakerState } from './stores/breaker.ts'
 export type { MemoryStoreOptions } from './stores/memory.ts'
 export type { RedisClient } from './stores/redis.ts'

@@ -2,7 +2,7 @@ import type { BoundModel } from '../models/model.ts'
 import type { Source } from '../sources/source.ts'
 import { channels } from '../telemetry.ts'
 import { type AsyncDriver, NO_TRIPS, type Trips } from './driver.ts'
-import type { Flights } from './flight.ts'
+import type { Flights, QueuedLoads } from './flight.ts'
 import type { Lookup } from './lookup.ts'
 import { NO_COUNTS, type WaveCounts, type WaveSettings, wave } from './wave.ts'
 
@@ -30,7 +30,10 @@ export interface DispatcherParts {
   readonly settings: WaveSettings
   /** False for a transaction, and for a cache that is not enabled: see WaveEnvironment. */
   readonly useStore: boolean
+  /** Whether the store's breaker is open. */
+  isAway(): boolean
   readonly flights: Flights
+  readonly queued: QueuedLoads
   /** Counted up. */
   readonly totals: Totals
   tableChanged(model: BoundModel): void
@@ -99,7 +102,7 @@ export class Dispatcher {
     const [first] = all as readonly [Gathered, ...Gathered[]]
     const isOne = all.length === 1
     const lookups = isOne ? first.lookups : all.flatMap(({ lookups: of }) => of)
-    const { settings, flights, totals, driver } = this.#parts
+    const { settings, flights, queued, totals, driver } = this.#parts
     totals.waves++
     // Counted apart only if somebody wants to be told.
     const told = channels.wave.hasSubscribers
@@ -109,7 +112,9 @@ export class Dispatcher {
     const steps = wave(lookups, {
       settings,
       flights,
+      queued,
       useStore: first.mayUseStore && this.#parts.useStore,
+      isAway: this.#parts.isAway(),
       twins: first.twins || !isOne,
       counts,
       tableChanged: this.#tableChanged,

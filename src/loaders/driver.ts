@@ -1,5 +1,6 @@
 import type { Source } from '../sources/source.ts'
 import type { CacheStore } from '../stores/store.ts'
+import type { Fallbacks } from './bulkhead.ts'
 import { runLoad } from './custom-load.ts'
 import type { Step, Wave } from './wave.ts'
 
@@ -27,16 +28,23 @@ export class AsyncDriver {
   readonly hook: { gate: Gate | undefined }
   readonly #store: CacheStore
   readonly source: Source
+  readonly #fallbacks: Fallbacks
 
-  constructor(store: CacheStore, source: Source, hook: AsyncDriver['hook'] = { gate: undefined }) {
+  constructor(
+    store: CacheStore,
+    source: Source,
+    fallbacks: Fallbacks,
+    hook: AsyncDriver['hook'] = { gate: undefined },
+  ) {
     this.#store = store
     this.source = source
+    this.#fallbacks = fallbacks
     this.hook = hook
   }
 
   /** A driver that reads rows from elsewhere. */
   withSource(source: Source): AsyncDriver {
-    return new AsyncDriver(this.#store, source, this.hook)
+    return new AsyncDriver(this.#store, source, this.#fallbacks, this.hook)
   }
 
   /**
@@ -77,16 +85,29 @@ export class AsyncDriver {
         trips.fill++
         return this.#store.fill(step.lease, step.fills)
       case 'select':
-        trips.select++
-        return this.source.select(step.model, step.shape, step.keys)
       case 'load':
-        trips.load++
-        return runLoad(this.source, step.target, step.keys, step.values)
+        return this.#load(step, trips)
       case 'sleep':
         return new Promise((resolve) => setTimeout(resolve, step.ms))
       case 'join':
         return step.flight.result
     }
+  }
+
+  #load(step: Extract<Step, { op: 'select' | 'load' }>, trips: Trips): Promise<unknown> {
+    const { fallback } = step
+    const run = (): Promise<unknown> => {
+      fallback?.begins()
+      trips[step.op]++
+      return step.op === 'select'
+        ? this.source.select(step.model, step.shape, step.keys)
+        : runLoad(this.source, step.target, step.keys, step.values)
+    }
+    if (!fallback) return run()
+    if (step.op === 'select') return this.#fallbacks.of(step.model).statement(run)
+    const { model, shape } = step.target
+    const of = this.#fallbacks.of(model)
+    return shape.custom?.load.kind === 'load' ? of.load(run) : of.statement(run)
   }
 
   /** True when all tasks are done, false when `patienceMs` have passed since a task ended and others still run. */

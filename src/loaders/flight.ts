@@ -7,6 +7,8 @@ export class Flight {
   readonly token: string
   readonly result: Promise<FlightResult>
   settled: FlightResult | undefined = undefined
+  /** Whether somebody else may be waiting for the result. */
+  isWanted = true
   #resolve!: (result: FlightResult) => void
 
   constructor(token: string) {
@@ -49,6 +51,33 @@ export class Flights {
   /** Ends a flight; one that came to nothing leaves those who joined to themselves. */
   end(key: string, flight: Flight): void {
     flight.settle('unshared')
+    if (this.#byKey.get(key) === flight) this.#byKey.delete(key)
+  }
+}
+
+/**
+ * The loads without the store whose statement has not been sent yet. Those may be joined by anybody: the statement will
+ * see whatever was committed before they asked. One that was sent may not, as nothing tells of a write in between.
+ */
+export class QueuedLoads {
+  readonly #byKey = new Map<string, Flight>()
+
+  /** The load to join for a key, if there is one. */
+  join(key: string): Flight | undefined {
+    const flight = this.#byKey.get(key)
+    if (flight) flight.isWanted = true
+    return flight
+  }
+
+  begin(key: string): Flight {
+    const flight = new Flight('')
+    flight.isWanted = false
+    this.#byKey.set(key, flight)
+    return flight
+  }
+
+  /** From now on nobody joins it: its statement is being sent, or never will be. */
+  leave(key: string, flight: Flight): void {
     if (this.#byKey.get(key) === flight) this.#byKey.delete(key)
   }
 }

@@ -1,4 +1,4 @@
-import { LoadError, messageOf, NotUniqueError, SourceError } from '../errors.ts'
+import { LoadError, messageOf, NotUniqueError, OverloadedError, SourceError } from '../errors.ts'
 import { CodecFailedError, RowFormError, UnstorableValueError } from '../models/codec.ts'
 import { DoNotCache } from '../models/custom.ts'
 import { staleKeyOf } from '../models/key.ts'
@@ -8,7 +8,7 @@ import type { Answer, Target } from '../models/target.ts'
 import type { KeyTexts, ResultRow } from '../sources/source.ts'
 import { type EntryState, HEADER_BYTES, leaseToken, stateOf } from '../stores/entry.ts'
 import { type Acquired, EVERY_SCHEMA, type Fill, type Lease } from '../stores/store.ts'
-import type { Flight, FlightResult, Flights } from './flight.ts'
+import type { Flight, FlightResult, Flights, QueuedLoads } from './flight.ts'
 import { Lookup } from './lookup.ts'
 
 /**
@@ -33,6 +33,7 @@ export type Step =
       readonly model: BoundModel
       readonly shape: Shape
       readonly keys: readonly KeyTexts[]
+      readonly fallback: FallbackLoad | undefined
     }
   /** For custom caches. → a result per key, see CustomLoad */
   | {
@@ -40,6 +41,7 @@ export type Step =
       readonly target: Target
       readonly keys: readonly KeyTexts[]
       readonly values: readonly Readonly<Record<string, unknown>>[]
+      readonly fallback: FallbackLoad | undefined
     }
   /** → nothing of interest; whether it was refused is for the counters */
   | { readonly op: 'fill'; readonly lease: Lease; readonly fills: readonly Fill[] }
@@ -51,6 +53,12 @@ export type Step =
    * passed since one was.
    */
   | { readonly op: 'tasks'; readonly tasks: readonly Wave[]; readonly patienceMs: number }
+
+/** A load that the store would have spared, or had others share: it goes through the bulkhead, which may refuse it. */
+export interface FallbackLoad {
+  /** To be called right before its statement is sent. */
+  begins(): void
+}
 
 export interface WaveSettings {
   /** How long a lease lasts, ms. */
@@ -77,7 +85,7 @@ export interface WaveCounts {
   misses: number
   /** Lookups whose canonical text only the database knows: SQL, past the store. */
   bypassed: number
-  /** Keys that joined a load in flight in this process. */
+  /** Keys that joined a load in this process. */
   joined: number
   /** Keys that somebody else was loading or writing for longer than the wait. */
   waitedOut: number
@@ -85,6 +93,10 @@ export interface WaveCounts {
   damaged: number
   /** Loaded values that were answered but not cached: too large, too many rows, or not to be encoded. */
   uncached: number
+  /** Keys for which the store was not asked, as its breaker was open. */
+  away: number
+  /** Keys whose load was refused by the bulkhead: their lookups were rejected with OverloadedError. */
+  overloaded: number
   storeErrors: number
   sourceErrors: number
 }
@@ -101,6 +113,8 @@ export const NO_COUNTS: WaveCounts = Object.freeze({
   waitedOut: 0,
   damaged: 0,
   uncached: 0,
+  away: 0,
+  overloaded: 0,
   storeErrors: 0,
   sourceErrors: 0,
 })
@@ -108,10 +122,14 @@ export const NO_COUNTS: WaveCounts = Object.freeze({
 export interface WaveEnvironment {
   /** False: rows come from SQL alone, and nothing is filled, as inside a transaction. */
   readonly useStore: boolean
+  /** True: the store need not be asked, as it is known to be away. */
+  readonly isAway: boolean
   /** False: no two lookups are of one key. */
   readonly twins: boolean
   readonly settings: WaveSettings
   readonly flights: Flights
+  /** Undefined: loads without the store are not shared. */
+  readonly queued: QueuedLoads | undefined
   readonly counts: WaveCounts
   /** Rows came back with other columns than the model was bound with. */
   tableChanged(model: BoundModel): void
@@ -221,13 +239,16 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   counts.keys += entries.length
 
   let open = entries
-  let storeFailed = !env.useStore
-  if (env.useStore && entries.length > 0) {
+  let way: Way = env.useStore ? 'store' : 'past'
+  if (env.useStore && env.isAway) {
+    way = 'fallback'
+    counts.away += entries.length
+  } else if (env.useStore && entries.length > 0) {
     try {
       open = yield* look(entries, env)
       for (const entry of open) if (!entry.isRefresh) counts.misses++
     } catch {
-      storeFailed = true
+      way = 'fallback'
       counts.storeErrors++
     }
   }
@@ -238,8 +259,11 @@ export function* wave(lookups: readonly Lookup[], env: WaveEnvironment): Wave {
   }
   counts.bypassed += uncertain.length
   if (open.length + uncertain.length + unstored.length === 0) return
-  yield* new Load(env).run(open, uncertain, unstored, storeFailed)
+  yield* new Load(env).run(open, uncertain, unstored, way)
 }
+
+/** How what is open is loaded: under leases; from SQL alone, as the application wants it; or so because the store is away. */
+type Way = 'store' | 'past' | 'fallback'
 
 /** Asks the store; answers what it has, and returns the rest. */
 function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
@@ -338,21 +362,20 @@ class Load {
     this.#env = env
   }
 
-  *run(
-    open: readonly Entry[],
-    uncertain: readonly Entry[],
-    unstored: readonly Entry[],
-    storeFailed: boolean,
-  ): Wave {
+  *run(open: readonly Entry[], uncertain: readonly Entry[], unstored: readonly Entry[], way: Way): Wave {
     const tasks = uncertain.map((entry) => this.#select([entry], null))
     tasks.push(...this.#selects(unstored, null))
-    if (storeFailed) tasks.push(...this.#selects(open, null))
+    if (way === 'past') tasks.push(...this.#selects(open, null))
+    else if (way === 'fallback') tasks.push(...this.#fallBack(open))
     else if (open.length > 0) tasks.push(this.#settle(open, 0))
     try {
       yield* this.#each(tasks)
       yield* this.#fill()
     } finally {
-      for (const { key, flight } of this.#opened) this.#env.flights.end(key, flight)
+      for (const { key, flight } of this.#opened) {
+        this.#env.queued?.leave(key, flight)
+        this.#env.flights.end(key, flight)
+      }
     }
   }
 
@@ -389,12 +412,7 @@ class Load {
         tasks.push(...this.#selects(granted, acquired.lease))
       } catch {
         counts.storeErrors++
-        tasks.push(
-          ...this.#selects(
-            free.filter(({ isRefresh }) => !isRefresh),
-            null,
-          ),
-        )
+        tasks.push(...this.#fallBack(free.filter(({ isRefresh }) => !isRefresh)))
       }
     }
     const waiting: Entry[] = []
@@ -431,18 +449,35 @@ class Load {
       open = yield* look(entries, this.#env)
     } catch {
       counts.storeErrors++
-      yield* this.#each(this.#selects(entries, null))
+      yield* this.#each(this.#fallBack(entries))
       return
     }
     if (open.length > 0) yield* this.#settle(open, attempt + 1)
   }
 
-  *#join(entry: Entry, flight: Flight): Wave {
+  /** @param isFallback whether it is loaded so if there is nothing to be shared */
+  *#join(entry: Entry, flight: Flight, isFallback = false): Wave {
     this.#env.counts.joined++
     const result = (yield { op: 'join', flight }) as FlightResult
     if (result instanceof Error) entry.fail(result)
     else if (result === 'absent') entry.answerAbsent()
-    else if (result === 'unshared' || !answerFrom(entry, result, 0)) yield* this.#select([entry], null)
+    else if (result === 'unshared' || !answerFrom(entry, result, 0)) {
+      yield* this.#select([entry], null, isFallback)
+      return
+    }
+    // Or those who wait with it for somebody else's load would each send a statement of their own.
+    if (isFallback) entry.land(result)
+  }
+
+  /** Loads without the store, together with whoever waits for the same rows and has not sent a statement yet. */
+  #fallBack(entries: readonly Entry[]): Wave[] {
+    const tasks: Wave[] = []
+    const own = entries.filter((entry) => {
+      const flight = this.#env.queued?.join(entry.key)
+      if (flight) tasks.push(this.#join(entry, flight, true))
+      return !flight
+    })
+    return [...tasks, ...this.#selects(own, null, true)]
   }
 
   /** Runs tasks side by side. What they load is filled in one trip, which does not wait for the slow ones for long. */
@@ -455,7 +490,7 @@ class Load {
   }
 
   /** One statement per shape. */
-  #selects(entries: readonly Entry[], lease: Lease | null): Wave[] {
+  #selects(entries: readonly Entry[], lease: Lease | null, isFallback = false): Wave[] {
     const groups = new Map<Target, Entry[]>()
     for (const entry of entries) {
       const group = groups.get(entry.target)
@@ -465,7 +500,7 @@ class Load {
     const tasks: Wave[] = []
     for (const group of groups.values()) {
       for (let from = 0; from < group.length; from += SELECT_CHUNK) {
-        tasks.push(this.#select(group.slice(from, from + SELECT_CHUNK), lease))
+        tasks.push(this.#select(group.slice(from, from + SELECT_CHUNK), lease, isFallback))
       }
     }
     return tasks
@@ -476,17 +511,20 @@ class Load {
    * before the lease could be older than a write that had no lease to take away.
    *
    * @param lease null: nothing is filled
+   * @param isFallback through the bulkhead, for lack of the store
    */
-  *#select(entries: readonly Entry[], lease: Lease | null): Wave {
+  *#select(entries: readonly Entry[], lease: Lease | null, isFallback = false): Wave {
     const [{ target }] = entries as readonly [Entry, ...Entry[]]
     if (lease) for (const entry of entries) this.#begin(entry, lease.token)
+    const fallback = isFallback ? this.#queue(entries) : undefined
     let results: readonly unknown[]
     try {
-      results = yield this.#stepFor(target, entries)
+      results = yield this.#stepFor(target, entries, fallback)
     } catch (cause) {
-      this.#env.counts.sourceErrors++
-      const error =
-        cause instanceof LoadError ? cause : new SourceError(target.name, target.shape.fields, cause)
+      fallback?.begins()
+      const error = this.#errorOf(target, cause)
+      if (error instanceof OverloadedError) this.#env.counts.overloaded += entries.length
+      else this.#env.counts.sourceErrors++
       for (const entry of entries) {
         entry.fail(error)
         entry.land(error)
@@ -497,30 +535,54 @@ class Load {
     const apart: Wave[] = []
     entries.forEach((entry, i) => {
       const result = target.shape.custom
-        ? this.#answerCustom(entry, results[i], apart)
-        : this.#answer(entry, results[i] as ResultRow[], apart)
+        ? this.#answerCustom(entry, results[i], apart, isFallback)
+        : this.#answer(entry, results[i] as ResultRow[], apart, isFallback)
       entry.land(result)
       if (lease) this.#give(lease, entry, Buffer.isBuffer(result) || result === 'absent' ? result : 'release')
     })
     if (apart.length > 0) yield* this.#each(apart)
   }
 
-  #stepFor(target: Target, entries: readonly Entry[]): Step {
+  #stepFor(target: Target, entries: readonly Entry[], fallback: FallbackLoad | undefined): Step {
     const keys = entries.map(({ first }) => first.address.texts)
     const { model, shape } = target
-    if (!shape.custom) return { op: 'select', model, shape, keys }
-    return { op: 'load', target, keys, values: entries.map(({ first }) => first.values) }
+    if (!shape.custom) return { op: 'select', model, shape, keys, fallback }
+    return { op: 'load', target, keys, values: entries.map(({ first }) => first.values), fallback }
+  }
+
+  #errorOf({ name, shape }: Target, cause: unknown): Error {
+    if (cause instanceof LoadError || cause instanceof OverloadedError) return cause
+    return new SourceError(name, shape.fields, cause)
+  }
+
+  /** Others may join the load of these entries until it begins. */
+  #queue(entries: readonly Entry[]): FallbackLoad {
+    const { queued } = this.#env
+    const begun = entries.map((entry) => {
+      const flight = queued?.begin(entry.key)
+      if (flight) this.#follow(entry, flight)
+      return { key: entry.key, flight }
+    })
+    return {
+      begins() {
+        for (const { key, flight } of begun) if (flight) queued?.leave(key, flight)
+      },
+    }
   }
 
   #begin(entry: Entry, token: string): void {
-    const flight = this.#env.flights.begin(entry.key, token)
+    this.#follow(entry, this.#env.flights.begin(entry.key, token))
+  }
+
+  /** What becomes of the entry, becomes of the flight. */
+  #follow(entry: Entry, flight: Flight): void {
     if (entry.flights) entry.flights.push(flight)
     else entry.flights = [flight]
     this.#opened.push({ key: entry.key, flight })
   }
 
   /** Answers an entry with its rows, and says what others may be given. Lookups that could not get rows of their own go to `apart`. */
-  #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[]): FlightResult {
+  #answer(entry: Entry, rows: readonly ResultRow[], apart: Wave[], isFallback: boolean): FlightResult {
     const { target, first } = entry
     const { model, shape } = target
     const [row] = rows
@@ -535,14 +597,14 @@ class Load {
     }
     const answer = shape.kind === 'key' ? row : rows
     // Encoded before the caller gets the row, which is theirs to change from then on.
-    const isWanted = entry.flights !== undefined || entry.others !== undefined
+    const isWanted = entry.others !== undefined || entry.flights?.some((flight) => flight.isWanted)
     const payload =
       isWanted && !this.#isTooLong(model, rows) ? this.#encode(target, answer, this.#unstorable) : undefined
-    return this.#share(entry, answer, payload instanceof Error ? undefined : payload, apart)
+    return this.#share(entry, answer, payload instanceof Error ? undefined : payload, apart, isFallback)
   }
 
   /** As `#answer`, for what a custom cache has loaded. */
-  #answerCustom(entry: Entry, result: unknown, apart: Wave[]): FlightResult {
+  #answerCustom(entry: Entry, result: unknown, apart: Wave[], isFallback: boolean): FlightResult {
     const { target } = entry
     const fail = (error: Error) => {
       entry.fail(error)
@@ -554,21 +616,28 @@ class Load {
     }
     if (result instanceof LoadError) return fail(result)
     if (result instanceof Error) return fail(new LoadError(target.name, messageOf(result), { cause: result }))
-    if (result instanceof DoNotCache) return this.#share(entry, result.value as Answer, undefined, apart)
+    if (result instanceof DoNotCache)
+      return this.#share(entry, result.value as Answer, undefined, apart, isFallback)
     // Also where nobody is to have it: whether it can be stored must not depend on how it came to be loaded.
     const payload = this.#encode(target, result, (error) => error)
     if (payload instanceof Error) return fail(new LoadError(target.name, payload.message, { cause: payload }))
-    return this.#share(entry, result, payload, apart)
+    return this.#share(entry, result, payload, apart, isFallback)
   }
 
-  #share(entry: Entry, answer: Answer, payload: Buffer | undefined, apart: Wave[]): FlightResult {
+  #share(
+    entry: Entry,
+    answer: Answer,
+    payload: Buffer | undefined,
+    apart: Wave[],
+    isFallback: boolean,
+  ): FlightResult {
     const { first, others = [] } = entry
     first.answer(answer)
     if (others.length > 0 && !(payload && answerFrom(entry, payload, 0))) {
       for (const lookup of others) {
         if (!lookup.pending) continue
         if (lookup.isOnlyCache) lookup.leave()
-        else apart.push(this.#select([new Entry(lookup)], null))
+        else apart.push(this.#select([new Entry(lookup)], null, isFallback))
       }
     }
     return payload ?? 'unshared'

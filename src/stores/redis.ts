@@ -3,9 +3,10 @@ import { messageOf, StoreUnavailableError } from '../errors.ts'
 import { staleKeyOf } from '../models/key.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
+import type { ProbedStore } from './guarded.ts'
 import { Marks } from './marks.ts'
 import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, SCRIPTS, type Script, STALE } from './scripts.ts'
-import { type Acquired, type CacheStore, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
+import { type Acquired, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
 
 /** What Loadstone needs of an ioredis `Redis` (5.x or 6.x): where to connect, and how to make a connection of its own. */
 export interface RedisClient {
@@ -21,7 +22,7 @@ interface Connection {
   readonly options: { readonly keyPrefix?: string }
   connect(): Promise<void>
   disconnect(reconnect?: boolean): void
-  on(event: 'ready' | 'close' | 'end' | 'error', listener: (error?: unknown) => void): unknown
+  on(event: 'connect' | 'ready' | 'close' | 'end' | 'error', listener: (error?: unknown) => void): unknown
   info(section: string): Promise<string>
   time(): Promise<readonly (string | number)[]>
   script(command: 'LOAD', source: string): Promise<unknown>
@@ -66,6 +67,8 @@ const WRITE_CHUNK = 5000
 const WRITE_PATIENCE_MS = 200
 /** How long a step may take at least, ms, that no request waits for. */
 const PATIENCE_MS = 2000
+/** A connection that has nothing to say to a probe for so long is made anew, ms: TCP would try for many minutes. */
+const STUCK_MS = 1000
 const FACT_TRIPS = 7
 /** From the last time that somebody connected, cleared, or looked whether the master is the same. */
 const MARKS_TTL_MS = 30 * 24 * 3_600_000
@@ -74,7 +77,7 @@ const MARKS_TTL_MS = 30 * 24 * 3_600_000
  * The store on one Redis (or Valkey) server, through a connection of its own: a cache must not queue commands while
  * the server is away, and must never send a command again, which the defaults of a shared client do.
  */
-export class RedisStore implements CacheStore {
+export class RedisStore implements ProbedStore {
   readonly #connection: Connection
   readonly #timeoutMs: number
   readonly #intentReplicas: number
@@ -84,6 +87,12 @@ export class RedisStore implements CacheStore {
   #session: Session | undefined
   /** Settles when the connection that is being made for the first time is usable, or has failed. */
   #opening: Promise<void>
+  /** While a session is being begun. */
+  #beginning: Promise<void> | undefined
+  /** When the connection was made, by `performance.now()`. */
+  #connectedAt = 0
+  /** When a probe was sent that is not answered yet. */
+  #probedAt: number | undefined
   #closed = false
   #lastError: unknown
 
@@ -104,11 +113,17 @@ export class RedisStore implements CacheStore {
       // A master that was demoted: the connection anew finds out who is master now. Nothing is sent again.
       reconnectOnError: (error: Error) => error.message.includes('READONLY'),
       connectTimeout: 2000,
-      retryStrategy: (attempt: number) => Math.min(50 * attempt, 500),
+      // So that a connection that is stuck does not take long to give up.
+      disconnectTimeout: 100,
+      maxLoadingRetryTime: 200,
+      retryStrategy: (attempt: number) => Math.min(50 * attempt, 250),
     }) as Connection
     this.#keyPrefix = this.#connection.options.keyPrefix ?? ''
     this.#connection.on('error', (error) => {
       this.#lastError = error
+    })
+    this.#connection.on('connect', () => {
+      this.#connectedAt = performance.now()
     })
     this.#opening = new Promise((opened) => {
       this.#connection.on('ready', () => this.#begin().then(opened, opened))
@@ -240,6 +255,24 @@ export class RedisStore implements CacheStore {
     }
   }
 
+  async probe(): Promise<void> {
+    const { status } = this.#connection
+    const waitsSince = this.#probedAt ?? (this.#session ? undefined : this.#connectedAt)
+    if (waitsSince !== undefined && performance.now() - waitsSince > STUCK_MS) {
+      // Nothing may come any more, or the server has become a replica: another one may be found.
+      if (status === 'ready' || status === 'connect') this.#connection.disconnect(true)
+    }
+    // A late answer to an earlier probe says that it is too slow.
+    if (this.#probedAt !== undefined) throw new StoreUnavailableError('a probe is not answered yet')
+    if (status !== 'ready') throw this.#unavailable()
+    this.#probedAt = performance.now()
+    const answered = (this.#session ? this.#mget([]) : this.#begin()).finally(() => {
+      this.#probedAt = undefined
+    })
+    await this.#within<unknown>(answered)
+    if (!this.#session) throw this.#unavailable()
+  }
+
   async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {
     await this.#open()
     const [reply] = await this.#run(LEAD, [name], () => [candidate, ttlMs])
@@ -255,10 +288,13 @@ export class RedisStore implements CacheStore {
 
   /** On the connection of the intents, so it waits for those. Without it, a failover may forget an intent in force. */
   async #waitForReplicas(): Promise<void> {
-    const reached = await this.#within(this.#connection.wait(this.#intentReplicas, this.#timeoutMs))
+    // Time for the server to say how many it are: that too few have it is no sign that it is away.
+    const wait = this.#connection.wait(this.#intentReplicas, this.#timeoutMs)
+    const reached = await this.#within(wait, 2 * this.#timeoutMs)
     if (reached >= this.#intentReplicas) return
     throw new StoreUnavailableError(
       `only ${reached} of ${this.#intentReplicas} replicas have the write intents`,
+      { refused: true },
     )
   }
 
@@ -346,7 +382,14 @@ export class RedisStore implements CacheStore {
     return new StoreUnavailableError(problem, { cause: this.#lastError })
   }
 
-  async #begin(): Promise<void> {
+  #begin(): Promise<void> {
+    this.#beginning ??= this.#newSession().finally(() => {
+      this.#beginning = undefined
+    })
+    return this.#beginning
+  }
+
+  async #newSession(): Promise<void> {
     try {
       const [master] = await Promise.all([
         this.#readMaster(),
@@ -403,12 +446,17 @@ export class RedisStore implements CacheStore {
           reject(
             error instanceof StoreUnavailableError
               ? error
-              : new StoreUnavailableError(messageOf(error), { cause: error }),
+              : new StoreUnavailableError(messageOf(error), { cause: error, refused: isReply(error) }),
           )
         },
       )
     })
   }
+}
+
+/** Whether an error is what the server said, as ioredis tells it. */
+function isReply(error: unknown): boolean {
+  return error instanceof Error && error.name === 'ReplyError'
 }
 
 function newMark(): string {

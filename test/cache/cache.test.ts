@@ -71,6 +71,24 @@ describe('createModelCache', () => {
     ],
     ['a ttl of nothing', (good) => ({ ...good, ttl: 0 }), /'ttl' must be a duration of at least 1 ms/],
     ['a negative timeout', (good) => ({ ...good, storeTimeout: -1 }), /'storeTimeout' must be/],
+    ['a budget of less than nothing', (good) => ({ ...good, waitBudget: -1 }), /'waitBudget' must be/],
+    [
+      'a bulkhead without places',
+      (good) => ({ ...good, fallback: { concurrency: 0 } }),
+      /'fallback.concurrency' must be a whole number of at least 1, but is 0/,
+    ],
+    [
+      'half a place to wait',
+      (good) => ({ ...good, fallback: { queue: 0.5 } }),
+      /'fallback.queue' must be a whole number of at least 0/,
+    ],
+    ['no time to wait', (good) => ({ ...good, fallback: { timeout: 0 } }), /'fallback.timeout' must be/],
+    [
+      'a misspelt option of the bulkhead',
+      (good) => ({ ...good, fallback: { concurency: 5 } }),
+      /'fallback.concurency' must be left out; known are concurrency, queue, timeout/,
+    ],
+    ['no bulkhead', (good) => ({ ...good, fallback: null }), /'fallback' must be an object, but is null/],
     [
       'half a byte',
       (good) => ({ ...good, maxValueBytes: 0.5 }),

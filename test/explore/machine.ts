@@ -351,6 +351,8 @@ export class Machine {
     const { code, waitsMs } = this.#parts
     return code.wave(lookups, {
       useStore: !('inside' in action) || code.insideUsesStore,
+      isAway: false,
+      queued: undefined,
       twins: true,
       settings: { ...SETTINGS, waitsMs },
       flights: this.#flights,

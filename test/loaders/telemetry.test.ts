@@ -47,6 +47,8 @@ const NOTHING = {
   waitedOut: 0,
   damaged: 0,
   uncached: 0,
+  away: 0,
+  overloaded: 0,
   storeErrors: 0,
   sourceErrors: 0,
   memoHits: 0,
