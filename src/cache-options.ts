@@ -4,6 +4,8 @@ import { RELAY_DEFAULTS, type RelaySettings } from './invalidation/relay.ts'
 import type { WaveSettings } from './loaders/wave.ts'
 import { createRowCodec, type ValueType } from './models/codec.ts'
 import { booleanOption, checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
+import type { Database } from './sources/database.ts'
+import type { LoadedShape, ReplicaSettings } from './sources/replica.ts'
 import type { MemoryStoreOptions } from './stores/memory.ts'
 import type { RedisClient } from './stores/redis.ts'
 
@@ -59,6 +61,32 @@ export interface CacheOptions<DB> {
    * Default true.
    */
   readonly enabled?: boolean | undefined
+  /** A standby to load rows from, see {@link ReplicaOptions}. Default: all rows come from `db`. */
+  readonly replica?: ReplicaOptions | undefined
+}
+
+/**
+ * Where rows are loaded from when that is as good as the primary: a load asks how far the primary is, sees that the
+ * replica has as much, and then reads there. When it has not, or anything else is wrong with it, the primary answers,
+ * and `stats().replica` counts why. So answers are as fresh, and are cached, as without a replica.
+ *
+ * Not read from a replica: strict models, what is looked up in `cache.transaction`, `invalidateWhere`, `verify`, and
+ * what functions given as `load` read through the `db` they are handed.
+ */
+export interface ReplicaOptions {
+  /**
+   * Kysely on a pool of connections to physical standbys of the Postgres of `db`; each may lead to another one. With the
+   * type parsers and session settings of `db`; Kysely's plugins are those of `db`, whatever it has itself.
+   */
+  // biome-ignore lint/suspicious/noExplicitAny: only its connections are used
+  readonly db: Kysely<any>
+  /**
+   * How long the replica may take to show that it has what the primary had, a connection from its pool included. Then
+   * the primary is asked. Default `'20ms'`. Longer than the 50 ms for which others wait for a load: they load as well.
+   */
+  readonly maxWait?: Duration | undefined
+  /** Asked at every load. Default: every shape is read from the replica. */
+  readonly uses?: ((shape: LoadedShape) => boolean) | undefined
 }
 
 /**
@@ -90,6 +118,7 @@ const OPTION_NAMES = [
   'invalidation',
   'relay',
   'enabled',
+  'replica',
 ]
 
 export interface ResolvedOptions<DB> {
@@ -107,6 +136,7 @@ export interface ResolvedOptions<DB> {
   readonly invalidation: 'triggers' | 'manual'
   readonly relay: RelaySettings | undefined
   readonly enabled: boolean
+  readonly replica: ReplicaSettings | undefined
 }
 
 /** How long a reader looks again for a key that somebody else loads or writes: 50 ms in all, then SQL. */
@@ -162,6 +192,7 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
     },
     enabled: booleanOption('enabled', given.enabled ?? true),
     relay: relay === false || invalidation === 'manual' ? undefined : resolveRelay(relay),
+    replica: given.replica === undefined ? undefined : resolveReplica(given.replica, db),
   }
 }
 
@@ -175,4 +206,22 @@ function resolveRelay(given: RelayOptions): RelaySettings {
     graceMs: durationMs('relay.grace', given.grace ?? graceMs, 0),
     electionMs: durationMs('relay.election', given.election ?? electionMs),
   }
+}
+
+function resolveReplica(given: ReplicaOptions, primary: unknown): ReplicaSettings {
+  if (typeof given !== 'object' || given === null)
+    throw new OptionError('replica', 'an object with db', given)
+  checkOptionNames('replica', given, ['db', 'maxWait', 'uses'])
+  const { db, maxWait = '20ms', uses = () => true } = given
+  if (typeof db?.selectFrom !== 'function') throw new OptionError('replica.db', 'a Kysely instance', db)
+  if (db === primary) throw new OptionError('replica.db', 'another Kysely than db, on a standby', 'db')
+  if (db.getExecutor().adapter.supportsMultipleConnections === false)
+    throw new OptionError(
+      'replica.db',
+      'on a pool of connections to a standby',
+      'a database without standbys',
+    )
+  if (typeof uses !== 'function')
+    throw new OptionError('replica.uses', 'a function that takes a shape and returns true or false', uses)
+  return { db: db as Database, maxWaitMs: durationMs('replica.maxWait', maxWait), uses }
 }

@@ -33,6 +33,7 @@ import { Plan } from './plans/plan.ts'
 import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
+import { NO_REPLICA_COUNTS, type ReplicaCounts, ReplicaSource } from './sources/replica.ts'
 import { LazyStore } from './stores/lazy.ts'
 import { MemoryStore } from './stores/memory.ts'
 import { type RedisClient, RedisStore } from './stores/redis.ts'
@@ -42,6 +43,8 @@ import type { CacheStore } from './stores/store.ts'
 export interface CacheStats extends Readonly<Totals>, Readonly<InvalidationCounters> {
   /** Lookups made outside any scope. */
   readonly outOfScope: number
+  /** Loads that were to be answered by the replica; each of 0 where there is none. */
+  readonly replica: ReplicaCounts
 }
 
 /** A model: its table, and `cache` to look rows up. */
@@ -265,7 +268,8 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const binder = new Binder(namespace, source, settings.valueTypes, (name, form, atLeast) =>
     storedFormNumber(plain, namespace, name, form, atLeast),
   )
-  const driver = new AsyncDriver(store, source)
+  const replica = settings.replica && new ReplicaSource(namespace, source, settings.replica)
+  const driver = new AsyncDriver(store, replica ?? source)
   const totals = newTotals()
   const dispatcher = new Dispatcher({
     namespace,
@@ -404,7 +408,13 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       await dispatcher.idle()
       await cleaner.flush()
     },
-    stats: () => ({ ...totals, trips: { ...totals.trips }, ...party.counters, ...parts.counters }),
+    stats: () => ({
+      ...totals,
+      trips: { ...totals.trips },
+      ...party.counters,
+      ...parts.counters,
+      replica: replica?.counts ?? NO_REPLICA_COUNTS,
+    }),
     async close() {
       parts.closed = true
       await relay.stop()

@@ -4,7 +4,7 @@ export {
   createModelCache,
   type Model,
 } from './cache.ts'
-export type { CacheOptions, RelayOptions } from './cache-options.ts'
+export type { CacheOptions, RelayOptions, ReplicaOptions } from './cache-options.ts'
 export type { CustomLoader, CustomOptions, LoadContext } from './custom-caches.ts'
 export {
   CacheClosedError,
@@ -43,8 +43,8 @@ export { type BatchOptions, batch, type OpenBatch, openBatch } from './loaders/b
 export type { CustomCache } from './loaders/custom-cache.ts'
 export type { WaveMessage } from './loaders/dispatcher.ts'
 export type { Trips } from './loaders/driver.ts'
-export type { ModelCache, RelatedModelCache, WithOptions, WithRelations } from './loaders/model-cache.ts'
 export type { AnswerMeta } from './loaders/lookup.ts'
+export type { ModelCache, RelatedModelCache, WithOptions, WithRelations } from './loaders/model-cache.ts'
 export type { Query, ResolveOptions } from './loaders/query.ts'
 export { currentScope, resetScope, runInLoop, type Scope, type ScopeOptions } from './loaders/scope.ts'
 export type { WaveCounts } from './loaders/wave.ts'
@@ -58,5 +58,6 @@ export type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 export type { Duration } from './options.ts'
 export type { Plan, WayOptions } from './plans/plan.ts'
 export type { Polymorphic, PolymorphicOptions } from './polymorphic.ts'
+export type { FallbackReason, LoadedShape, ReplicaCounts, ReplicaMessage } from './sources/replica.ts'
 export type { MemoryStoreOptions } from './stores/memory.ts'
 export type { RedisClient } from './stores/redis.ts'

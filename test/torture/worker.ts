@@ -106,7 +106,7 @@ async function loop(turn: () => Promise<void>, longestPauseMs: number): Promise<
 }
 
 function noteStats(): void {
-  const { trips, ...counts } = cache.stats()
+  const { trips, replica: _, ...counts } = cache.stats()
   journal.note({ t: 'stats', at: now(), stats: { ...counts, ...trips } })
 }
 
