@@ -398,6 +398,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
         maxTouchedRows,
         invalidation,
         dialectInvalidates,
+        replica: settings.replica,
       })
     },
     async clear(models) {

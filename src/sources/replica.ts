@@ -230,7 +230,8 @@ export async function readPosition(db: Database): Promise<WalPosition> {
 /** What a replica shows of itself. */
 export type Fitness = 'ready' | 'behind' | keyof typeof UNFIT
 
-const UNFIT = {
+/** Why a server will not become ready, in words. */
+export const UNFIT = {
   'no standby': 'it is not in recovery: no standby, or promoted',
   'other system': 'it is a standby of another Postgres',
   'other timeline':

@@ -26,7 +26,10 @@ export interface Pair {
   /** The standby replays no more; it goes on receiving. */
   pause(): Promise<void>
   resume(): Promise<void>
-  /** Resolves when the standby has replayed all that was in the primary's WAL when it was called. */
+  /**
+   * Resolves when the standby has replayed all that was in the primary's WAL when it was called. What no commit follows
+   * (pages that a reader has tidied up) is sent to standbys only some seconds later.
+   */
   caughtUp(): Promise<void>
   close(): Promise<void>
 }
@@ -56,8 +59,7 @@ export async function openPair(settings: Record<string, string> = {}): Promise<P
       await onStandby('select pg_wal_replay_resume()')
     },
     async caughtUp() {
-      // Its commit has everything before it flushed.
-      const [row] = await onPrimary("select pg_logical_emit_message(true, 'test', 'flush')::text as lsn")
+      const [row] = await onPrimary(FLUSH)
       await eventually(onStandby, `pg_last_wal_replay_lsn() >= '${row?.lsn}'`)
     },
     async close() {
@@ -66,6 +68,9 @@ export async function openPair(settings: Record<string, string> = {}): Promise<P
     },
   }
 }
+
+/** Its commit has everything before it flushed, and so sent. */
+export const FLUSH = "select pg_logical_emit_message(true, 'test', 'flush')::text as lsn"
 
 /** Resolves when a condition holds on a server. */
 export function eventually(ask: Psql, condition: string): Promise<void> {

@@ -47,6 +47,7 @@ async function open(options: Options[1] = {}, more: Options[2] = {}, lines = { p
   const opened = openCache(lines, options, more)
   onTestFinished(() => opened.cache.close())
   await opened.cache.ready()
+  await pair.caughtUp()
   return opened
 }
 
@@ -297,6 +298,7 @@ describe('never read from a replica', () => {
         .onPrimary(`alter system set synchronous_standby_names = '${names}'`)
         .then(() => pair.onPrimary('select pg_reload_conf()'))
         .then(() => eventually(pair.onPrimary, `current_setting('synchronous_standby_names') = '${names}'`))
+    const { Team } = await open()
     const writer = await psql(pair.primary.url)
     onTestFinished(() => writer.end())
     await settings('nobody')
@@ -316,7 +318,6 @@ describe('never read from a replica', () => {
     expect(await StrictTeam.cache.getAsync({ id: 1 })).toMatchObject({ title: 'team 1' })
     expect(await Any({ title: 'committed' }).resolveAsync()).toBe(false)
     expect(one.stats().replica).toMatchObject({ answered: 0 })
-    const { Team } = await open()
     expect(await Team.cache.getAsync({ id: 1 })).toMatchObject({ title: 'committed' })
   })
 
