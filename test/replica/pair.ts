@@ -78,7 +78,12 @@ export function eventually(ask: Psql, condition: string): Promise<void> {
     const [row] = await ask(`select (${condition}) as holds`)
     if (row?.holds !== true) throw new Error(`not yet: ${condition}`)
   }
-  return vi.waitFor(look, { timeout: 15_000, interval: 5 })
+  return soon(look)
+}
+
+/** Tries until it does not fail. */
+export function soon<T>(attempt: () => T | Promise<T>): Promise<T> {
+  return vi.waitFor(attempt, { timeout: 15_000, interval: 5 })
 }
 
 export async function psql(url: string): Promise<Psql> {
