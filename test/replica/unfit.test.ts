@@ -251,7 +251,7 @@ describe('an address of several servers', () => {
     }
     const db = new Kysely<PairTables>({ dialect: new PostgresDialect({ pool: pool as never }) })
     onTestFinished(() => db.destroy())
-    const { cache, Person } = await open({ ...primary, db }, { maxWait: '300ms' })
+    const { cache, Person } = await open({ ...primary, db }, { maxWait: '1s' })
     for (const id of [11, 12, 13, 14]) {
       expect(await Person.cache.getAsync({ id })).toMatchObject({ name: 'dealt' })
       const settled = () => expect(mine).toBe(undefined)
