@@ -22,7 +22,7 @@ export interface Source {
   describe(model: ModelDefinition): Promise<TableInfo>
 
   /**
-   * Runs one statement on the primary, begun after the call.
+   * Runs one statement, begun after the call, that sees all that was visible on the primary by then.
    *
    * @returns one list of rows per key, in the order of `keys`, each list in the model's order
    */
