@@ -5,10 +5,12 @@ import type { BulkheadSettings } from './loaders/bulkhead.ts'
 import type { WaveSettings } from './loaders/wave.ts'
 import { createRowCodec, type ValueType } from './models/codec.ts'
 import { booleanOption, checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
+import type { Database } from './sources/database.ts'
+import type { LoadedShape, ReplicaSettings } from './sources/replica.ts'
 import type { MemoryStoreOptions } from './stores/memory.ts'
 import type { RedisClient } from './stores/redis.ts'
 
-export interface CacheOptions<DB> {
+export interface CacheOptions<DB> extends DatabaseOptions {
   /** Where rows come from. Kysely on Postgres: `pg` or PGlite. */
   readonly db: Kysely<DB>
   /**
@@ -71,6 +73,36 @@ export interface CacheOptions<DB> {
   readonly enabled?: boolean | undefined
 }
 
+/** Of each of the databases of a cache. */
+export interface DatabaseOptions {
+  /** A standby to load rows from, see {@link ReplicaOptions}. Default: all rows come from the primary. */
+  readonly replica?: ReplicaOptions | undefined
+}
+
+/**
+ * Where rows are loaded from when that is as good as the primary: a load asks how far the primary is, sees that the
+ * replica has as much, and then reads there. When it has not, or anything else is wrong with it, the primary answers,
+ * and `stats().replica` counts why. So answers are as fresh, and are cached, as without a replica.
+ *
+ * Not read from a replica: strict models, what is looked up in `cache.transaction`, `invalidateWhere`, `verify`, and
+ * what functions given as `load` read through the `db` they are handed.
+ */
+export interface ReplicaOptions {
+  /**
+   * Kysely on a pool of connections to physical standbys of the Postgres of `db`; each may lead to another one. With the
+   * type parsers and session settings of `db`; Kysely's plugins are those of `db`, whatever it has itself.
+   */
+  // biome-ignore lint/suspicious/noExplicitAny: only its connections are used
+  readonly db: Kysely<any>
+  /**
+   * How long the replica may take to show that it has what the primary had, a connection from its pool included. Then
+   * the primary is asked. Default `'20ms'`. Longer than the 50 ms for which others wait for a load: they load as well.
+   */
+  readonly maxWait?: Duration | undefined
+  /** Asked at every load. Default: every shape is read from the replica. */
+  readonly uses?: ((shape: LoadedShape) => boolean) | undefined
+}
+
 /**
  * What the database is asked to do while the store cannot be: the rest waits, and what cannot wait is rejected with
  * OverloadedError. Per database, and per cache. Loads under a lease, and of what is never cached, are not counted.
@@ -118,6 +150,7 @@ const OPTION_NAMES = [
   'invalidation',
   'relay',
   'enabled',
+  'replica',
 ]
 
 export interface ResolvedOptions<DB> {
@@ -136,6 +169,7 @@ export interface ResolvedOptions<DB> {
   readonly invalidation: 'triggers' | 'manual'
   readonly relay: RelaySettings | undefined
   readonly enabled: boolean
+  readonly replica: ReplicaSettings | undefined
 }
 
 /** How long a reader waits before it looks again, for the first times and from then on, ms. */
@@ -201,18 +235,25 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
     fallback: resolveFallback(given.fallback),
     enabled: booleanOption('enabled', given.enabled ?? true),
     relay: relay === false || invalidation === 'manual' ? undefined : resolveRelay(relay),
+    replica: given.replica === undefined ? undefined : resolveReplica(given.replica, db),
   }
 }
 
-export function isDatabase(given: unknown): boolean {
+function isDatabase(given: unknown): boolean {
   return typeof (given as { selectFrom?: unknown } | undefined)?.selectFrom === 'function'
 }
 
-/** @throws OptionError unless it can be the name of a further database */
-export function databaseName(given: unknown): string {
-  if (typeof given !== 'string' || !/^[\w.-]+$/.test(given))
-    throw new OptionError('using', "a name of letters, digits, '_', '.' and '-'", given)
-  return given
+/** @throws OptionError unless these can be the name, and the rest, of a further database */
+export function resolveUsing(
+  name: unknown,
+  db: unknown,
+  given: DatabaseOptions,
+): ReplicaSettings | undefined {
+  if (typeof name !== 'string' || !/^[\w.-]+$/.test(name))
+    throw new OptionError('using', "a name of letters, digits, '_', '.' and '-'", name)
+  if (!isDatabase(db)) throw new OptionError(`using ${name}`, 'a Kysely instance', db)
+  checkOptionNames(`using ${name}`, given, ['replica'])
+  return given.replica && resolveReplica(given.replica, db)
 }
 
 /** Waits that are `budgetMs` together. */
@@ -244,4 +285,22 @@ function resolveRelay(given: RelayOptions): RelaySettings {
     graceMs: durationMs('relay.grace', given.grace ?? graceMs, 0),
     electionMs: durationMs('relay.election', given.election ?? electionMs),
   }
+}
+
+function resolveReplica(given: ReplicaOptions, primary: unknown): ReplicaSettings {
+  if (typeof given !== 'object' || given === null)
+    throw new OptionError('replica', 'an object with db', given)
+  checkOptionNames('replica', given, ['db', 'maxWait', 'uses'])
+  const { db, maxWait = '20ms', uses = () => true } = given
+  if (typeof db?.selectFrom !== 'function') throw new OptionError('replica.db', 'a Kysely instance', db)
+  if (db === primary) throw new OptionError('replica.db', 'another Kysely than db, on a standby', 'db')
+  if (db.getExecutor().adapter.supportsMultipleConnections === false)
+    throw new OptionError(
+      'replica.db',
+      'on a pool of connections to a standby',
+      'a database without standbys',
+    )
+  if (typeof uses !== 'function')
+    throw new OptionError('replica.uses', 'a function that takes a shape and returns true or false', uses)
+  return { db: db as Database, maxWaitMs: durationMs('replica.maxWait', maxWait), uses }
 }

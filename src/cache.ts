@@ -1,5 +1,5 @@
 import type { Kysely } from 'kysely'
-import { type CacheOptions, databaseName, isDatabase, resolveOptions } from './cache-options.ts'
+import { type CacheOptions, type DatabaseOptions, resolveOptions, resolveUsing } from './cache-options.ts'
 import {
   type DatabaseCache,
   type DatabaseOperations,
@@ -19,6 +19,7 @@ import type { CacheParts } from './loaders/reader.ts'
 import { databaseNamespace, marksKey } from './models/key.ts'
 import { Plan } from './plans/plan.ts'
 import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
+import { type ReplicaCounts, type ReplicaSettings, sumOfReplicas } from './sources/replica.ts'
 import { RoutedSource } from './sources/routed.ts'
 import { Breaker, type BreakerSettings, type BreakerState } from './stores/breaker.ts'
 import { GuardedStore } from './stores/guarded.ts'
@@ -39,6 +40,8 @@ export interface CacheStats extends Readonly<Totals>, Readonly<InvalidationCount
   readonly breaker: BreakerState
   /** How often it has opened. */
   readonly breakerOpened: number
+  /** Loads that were to be answered by replicas; each of 0 where there is none. */
+  readonly replica: ReplicaCounts
 }
 
 /** What is published on `loadstone:breaker`. */
@@ -71,7 +74,7 @@ export interface Cache<DB> extends DatabaseCache<DB> {
    * @param name of letters, digits, `_`, `.` and `-`
    * @throws OptionError for a bad name, or one that is taken; CacheClosedError
    */
-  using<Other>(name: string, db: Kysely<Other>): DatabaseCache<Other>
+  using<Other>(name: string, db: Kysely<Other>, options?: DatabaseOptions): DatabaseCache<Other>
 
   /** The databases that `using` has added, by name. */
   readonly databases: ReadonlyMap<string, DatabaseOperations>
@@ -173,27 +176,26 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
     binders: new Set(),
     settings: { ...settings, isStandby: redis !== undefined && !settings.enabled },
   }
-  const open = <Tables>(of: string, instance: Kysely<Tables>) => {
-    const opened = openDatabase(shared, of, instance)
+  const open = <Tables>(of: string, instance: Kysely<Tables>, replica: ReplicaSettings | undefined) => {
+    const opened = openDatabase(shared, of, instance, replica)
     all.push(opened)
     insides.set(opened.cache, { hook: driver.hook, store, relay: opened.relay })
     return opened
   }
 
   const databases = new Map<string, DatabaseOperations>()
-  const first = open(namespace, db)
+  const first = open(namespace, db, settings.replica)
   const cache: Cache<DB> = {
     ...first.cache,
     get modelNames() {
       return first.cache.modelNames
     },
-    using(name, other) {
+    using(name, other, given = {}) {
       if (parts.closed) throw new CacheClosedError(namespace)
-      const checked = databaseName(name)
-      if (databases.has(checked)) throw new OptionError('using', 'a name that is not taken', name)
-      if (!isDatabase(other)) throw new OptionError(`using ${name}`, 'a Kysely instance', other)
-      const { cache: opened } = open(databaseNamespace(namespace, checked), other)
-      databases.set(checked, opened)
+      const replica = resolveUsing(name, other, given)
+      if (databases.has(name)) throw new OptionError('using', 'a name that is not taken', name)
+      const { cache: opened } = open(databaseNamespace(namespace, name), other, replica)
+      databases.set(name, opened)
       return opened
     },
     databases,
@@ -212,6 +214,7 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       ...parts.counters,
       breaker: breaker.state,
       breakerOpened: breaker.opened,
+      replica: sumOfReplicas(all.map(({ replicaCounts }) => replicaCounts)),
     }),
     async close() {
       parts.closed = true

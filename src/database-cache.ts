@@ -36,6 +36,12 @@ import type {
 import type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
+import {
+  NO_REPLICA_COUNTS,
+  type ReplicaCounts,
+  type ReplicaSettings,
+  ReplicaSource,
+} from './sources/replica.ts'
 import type { RoutedSource } from './sources/routed.ts'
 
 /** A model: its table, and `cache` to look rows up. */
@@ -276,6 +282,7 @@ export interface OpenDatabase<Of extends DatabaseOperations = DatabaseOperations
   readonly cache: Of
   readonly relay: Relay
   readonly counters: Readonly<InvalidationCounters>
+  readonly replicaCounts: ReplicaCounts
   /** Of a model declared here; undefined for anything else. */
   definitionOf(model: object): ModelDefinition | undefined
   tableChanged(model: BoundModel): void
@@ -289,6 +296,7 @@ export function openDatabase<DB>(
   { cache: parts, source: routed, binders, settings }: SharedParts,
   namespace: string,
   db: Kysely<DB>,
+  replica: ReplicaSettings | undefined,
 ): OpenDatabase<DatabaseCache<DB>> {
   const { store } = parts
   const database = db as unknown as Database
@@ -298,7 +306,8 @@ export function openDatabase<DB>(
     storedFormNumber(plain, namespace, name, form, atLeast)
   const binder = new Binder(namespace, source, settings.valueTypes, numberOf, binders)
   const databaseParts: DatabaseParts = { cache: parts, namespace, binder, readers: new Map() }
-  routed.add(namespace, source)
+  const reading = replica && new ReplicaSource(namespace, source, replica)
+  routed.add(namespace, reading ?? source)
 
   const cleaner = new OutboxCleaner(plain)
   const party: InvalidationParty = {
@@ -412,6 +421,7 @@ export function openDatabase<DB>(
         maxTouchedRows,
         invalidation,
         dialectInvalidates,
+        replica,
       })
     },
     async clear(models) {
@@ -423,6 +433,9 @@ export function openDatabase<DB>(
     cache,
     relay,
     counters: party.counters,
+    get replicaCounts() {
+      return reading?.counts ?? NO_REPLICA_COUNTS
+    },
     definitionOf: (model) => declared.get(model)?.reader.definition,
     tableChanged: (model) => binder.unbind(model),
     flush: () => cleaner.flush(),

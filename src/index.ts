@@ -4,7 +4,13 @@ export {
   type CacheStats,
   createModelCache,
 } from './cache.ts'
-export type { CacheOptions, FallbackOptions, RelayOptions } from './cache-options.ts'
+export type {
+  CacheOptions,
+  DatabaseOptions,
+  FallbackOptions,
+  RelayOptions,
+  ReplicaOptions,
+} from './cache-options.ts'
 export type { CustomLoader, CustomOptions, LoadContext } from './custom-caches.ts'
 export type { DatabaseCache, DatabaseOperations, Model } from './database-cache.ts'
 export {
@@ -60,6 +66,7 @@ export type { FieldName, LookupKey, Row, TableName } from './models/types.ts'
 export type { Duration } from './options.ts'
 export type { Plan, WayOptions } from './plans/plan.ts'
 export type { Polymorphic, PolymorphicOptions } from './polymorphic.ts'
+export type { FallbackReason, LoadedShape, ReplicaCounts, ReplicaMessage } from './sources/replica.ts'
 export type { BreakerState } from './stores/breaker.ts'
 export type { MemoryStoreOptions } from './stores/memory.ts'
 export type { RedisClient } from './stores/redis.ts'

@@ -2,9 +2,11 @@ import { messageOf } from '../errors.ts'
 import type { Binder } from '../loaders/binder.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Database } from '../sources/database.ts'
+import type { ReplicaSettings } from '../sources/replica.ts'
 import type { CacheStore } from '../stores/store.ts'
 import { diagnoseDatabase } from './doctor-database.ts'
 import { diagnoseIndexes } from './doctor-models.ts'
+import { diagnoseReplica } from './doctor-replica.ts'
 import { diagnoseStore } from './doctor-store.ts'
 import { type Finding, fail, ok, warn } from './findings.ts'
 import { type InstallState, inspectInstall, type ModelState } from './inspect.ts'
@@ -23,6 +25,7 @@ export interface DoctorParts {
   readonly invalidation: 'triggers' | 'manual'
   /** Whether `db` is made with `withInvalidation(dialect)`. */
   readonly dialectInvalidates: boolean
+  readonly replica: ReplicaSettings | undefined
 }
 
 const INSTALL = 'run cache.install() or loadstone install'
@@ -38,8 +41,10 @@ export async function diagnose(parts: DoctorParts): Promise<Finding[]> {
     diagnoseStore(parts.store),
     diagnoseDatabase(parts.db, parts.namespace, parts.invalidation),
   ])
-  const models = database.length > 1 ? await diagnoseModels(parts) : []
-  return [...store, ...database, writes(parts), ...models]
+  const isThere = database.length > 1
+  const replica = parts.replica && isThere ? await diagnoseReplica(parts.db, parts.replica) : []
+  const models = isThere ? await diagnoseModels(parts) : []
+  return [...store, ...database, ...replica, writes(parts), ...models]
 }
 
 function writes({ invalidation, dialectInvalidates }: DoctorParts): Finding {

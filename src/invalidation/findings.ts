@@ -1,6 +1,6 @@
 /** One thing that was looked at. */
 export interface Finding {
-  readonly area: 'store' | 'postgres' | 'install' | 'outbox' | 'writes' | 'models'
+  readonly area: 'store' | 'postgres' | 'replica' | 'install' | 'outbox' | 'writes' | 'models'
   /** `fail`: a promise is broken, or nothing works; `warn`: it works, and could go wrong or be slow. */
   readonly status: 'ok' | 'warn' | 'fail'
   /** A sentence. */

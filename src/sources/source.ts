@@ -25,7 +25,7 @@ export interface Catalog {
  */
 export interface Source {
   /**
-   * Runs one statement on the primary, begun after the call.
+   * Runs one statement, begun after the call, that sees all that was visible on the primary by then.
    *
    * @returns one list of rows per key, in the order of `keys`, each list in the model's order
    */

@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process'
-import { chown, mkdtemp, rm } from 'node:fs/promises'
+import { chown, mkdtemp, realpath, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { Client } from 'pg'
-import { findPostgres } from './find-binary.ts'
+import { findPostgres, type PostgresBinaries } from './find-binary.ts'
 import { onFreePort } from './ports.ts'
 import { type Server, startServer } from './server.ts'
 
@@ -34,13 +34,44 @@ const SETTINGS = {
 }
 
 /** Starts a new, empty Postgres on 127.0.0.1; user `postgres`, no password. */
-export async function startPostgres({ settings, startTimeout }: PostgresOptions = {}): Promise<Server> {
+export async function startPostgres(options: PostgresOptions = {}): Promise<Server> {
+  const programs = installed()
+  return start(programs, SETTINGS, options, (directory, user) => {
+    const args = ['--locale=C.UTF-8', '--encoding=UTF8', '--auth=trust', '--username=postgres', '--no-sync']
+    return run(programs.initdb, ['-D', directory, ...args], { cwd: directory, ...user, timeout: 60_000 })
+  })
+}
+
+/** Starts a hot standby that streams from a server, which may be a standby itself. It begins with all that is there. */
+export async function startStandby(of: Server, options: PostgresOptions = {}): Promise<Server> {
+  const programs = installed()
+  const settings = { ...SETTINGS, wal_retrieve_retry_interval: '50ms' }
+  // Where the server really is: a link on the PATH may have been made for it alone.
+  const copy = join(dirname(await realpath(programs.postgres)), 'pg_basebackup')
+  return start(programs, settings, options, (directory, user) => {
+    const from = ['-h', '127.0.0.1', '-p', String(of.port), '-U', 'postgres']
+    const how = ['--checkpoint=fast', '--wal-method=stream', '--write-recovery-conf', '--no-sync']
+    return run(copy, ['-D', directory, ...from, ...how], { cwd: directory, ...user, timeout: 60_000 })
+  })
+}
+
+function installed(): PostgresBinaries {
   const programs = findPostgres()
   if (!programs) throw new Error('postgresql is not installed')
+  return programs
+}
+
+/** @param create makes the files of a server in a folder that is empty */
+async function start(
+  programs: PostgresBinaries,
+  defaults: Readonly<Record<string, string>>,
+  { settings, startTimeout }: PostgresOptions,
+  create: (directory: string, user: User | undefined) => Promise<unknown>,
+): Promise<Server> {
   const user = await serverUser()
   return onFreePort(async (port) => {
-    const directory = await createCluster(programs.initdb, user)
-    const given = Object.entries({ ...SETTINGS, ...settings, port: String(port) })
+    const directory = await createDirectory(user, create)
+    const given = Object.entries({ ...defaults, ...settings, port: String(port) })
     return startServer({
       url: `postgres://postgres@127.0.0.1:${port}/postgres`,
       port,
@@ -71,12 +102,14 @@ async function lookUpUser(name: string): Promise<User | undefined> {
   }
 }
 
-async function createCluster(initdb: string, user: User | undefined): Promise<string> {
+async function createDirectory(
+  user: User | undefined,
+  create: (directory: string, user: User | undefined) => Promise<unknown>,
+): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'loadstone-postgres-'))
-  const args = ['--locale=C.UTF-8', '--encoding=UTF8', '--auth=trust', '--username=postgres', '--no-sync']
   try {
     if (user) await chown(directory, user.uid, user.gid)
-    await run(initdb, ['-D', directory, ...args], { cwd: directory, ...user, timeout: 60_000 })
+    await create(directory, user)
     return directory
   } catch (error) {
     await rm(directory, { recursive: true, force: true })

@@ -106,7 +106,7 @@ async function loop(turn: () => Promise<void>, longestPauseMs: number): Promise<
 }
 
 function noteStats(): void {
-  const { trips, breaker: _, ...counts } = cache.stats()
+  const { trips, breaker: _, replica: __, ...counts } = cache.stats()
   journal.note({ t: 'stats', at: now(), stats: { ...counts, ...trips } })
 }
 
