@@ -118,7 +118,7 @@ export function keyAddressed(
   const extra = Object.keys(values).find((field) => !fields.includes(field))
   if (extra !== undefined)
     throw new InvalidKeyError(name, extra, `is no key field of it; they are ${fields.join(', ')}`)
-  const missing = fields.find((field) => values[field] === undefined)
+  const missing = fields.find((field) => !Object.hasOwn(values, field) || values[field] === undefined)
   if (missing !== undefined) throw new InvalidKeyError(name, missing, 'must not be undefined')
   return values
 }

@@ -309,7 +309,8 @@ function normalizersOf(
       throw new OptionError(`${option}.${field}`, 'for a field of keyFields or filterFields', normalize)
     }
   }
-  return Object.freeze({ ...given })
+  // Without a prototype: a field may be called `constructor`.
+  return Object.freeze(Object.assign(Object.create(null), given))
 }
 
 /**
@@ -472,7 +473,8 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
     )
   }
   const given = values as Readonly<Record<string, unknown>>
-  const shapes = definition.shapes.filter(({ fields }) => fields.every((field) => given[field] !== undefined))
+  const isGiven = (field: string) => Object.hasOwn(given, field) && given[field] !== undefined
+  const shapes = definition.shapes.filter(({ fields }) => fields.every(isGiven))
   if (shapes.length === 0) {
     throw new ShapeNotDeclaredError(
       definition.name,

@@ -274,10 +274,18 @@ function byKey(rows: readonly Record<string, unknown>[], count: number): ResultR
   const [first] = rows
   if (!first) return lists
   const fields = Object.keys(first).filter((field) => field !== ORDINAL)
-  for (const row of rows) {
-    const result: Record<string, unknown> = {}
-    for (const field of fields) result[field] = row[field]
-    lists[Number(row[ORDINAL]) - 1]?.push(result)
-  }
+  const resultOf = fields.includes('__proto__') ? defined : assigned
+  for (const row of rows) lists[Number(row[ORDINAL]) - 1]?.push(resultOf(row, fields))
   return lists
+}
+
+function assigned(row: Readonly<Record<string, unknown>>, fields: readonly string[]): ResultRow {
+  const result: Record<string, unknown> = {}
+  for (const field of fields) result[field] = row[field]
+  return result
+}
+
+/** Slower, and right for a column called `__proto__`: to assign it would give the row another prototype. */
+function defined(row: Readonly<Record<string, unknown>>, fields: readonly string[]): ResultRow {
+  return Object.fromEntries(fields.map((field) => [field, row[field]]))
 }
