@@ -163,11 +163,11 @@ redis.call('SET', KEYS[1], out, 'PX', ARGV[2])
 return out`,
 )
 
-// KEYS: the name. ARGV: candidate, ttl ms. Reply: 1 = leads, 0 = somebody else does.
+// KEYS: the name. ARGV: candidate, ttl ms. Reply: 1 = leads, 0 = somebody else does. What is no string is nobody.
 export const LEAD = script(
   'lead',
-  `local leader = redis.call('GET', KEYS[1])
-if leader and leader ~= ARGV[1] then return 0 end
+  `local leader = redis.pcall('GET', KEYS[1])
+if type(leader) == 'string' and leader ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`,
 )
