@@ -1,5 +1,6 @@
 import { messageOf } from '../errors.ts'
 import type { Binder } from '../loaders/binder.ts'
+import { unusedKey } from '../models/key.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Database } from '../sources/database.ts'
 import type { CacheStore } from '../stores/store.ts'
@@ -35,7 +36,10 @@ const INSTALL = 'run cache.install() or loadstone install'
  */
 export async function diagnose(parts: DoctorParts): Promise<Finding[]> {
   const [store, database] = await Promise.all([
-    diagnoseStore(parts.store),
+    diagnoseStore(
+      parts.store,
+      parts.binder.bindings.map(({ definition }) => unusedKey(parts.namespace, definition.name)),
+    ),
     diagnoseDatabase(parts.db, parts.namespace, parts.invalidation),
   ])
   const models = database.length > 1 ? await diagnoseModels(parts) : []

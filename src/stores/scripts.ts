@@ -172,4 +172,19 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`,
 )
 
+// KEYS: one that nobody uses. Reply: the commands of the scripts above that the user may not run. Changes nothing.
+export const RIGHTS = script(
+  'rights',
+  `local out = {}
+local key = KEYS[1]
+for _, c in ipairs({{'GET', key}, {'SET', key, '', 'XX', 'PX', '1'}, {'DEL', key}, {'PEXPIRE', key, '1'}, {'TIME'}}) do
+  local r = redis.pcall(unpack(c))
+  local e = type(r) == 'table' and r.err
+  if e and (string.find(e, 'NOPERM', 1, true) or string.find(e, 'The user executing', 1, true)) then
+    out[#out + 1] = string.lower(c[1])
+  end
+end
+return out`,
+)
+
 export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR, STALE, MARK, LEAD]
