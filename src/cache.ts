@@ -54,10 +54,13 @@ export interface Model<
   Declared extends object = NoRelations,
   Extension extends object = NoExtension,
   Rows = unknown,
+  Scoped extends string = never,
 > {
   readonly name: Table
   /** As declared. */
   readonly relations: Declared
+  /** As declared; none when it is not. */
+  readonly scopeBy: Readonly<Record<string, Scoped>>
   readonly cache: keyof Extension extends never
     ? CacheOf<Key, Filter, Result, Related, Rows>
     : CacheOf<Key, Filter, Result, Related, Rows> & Extension
@@ -95,12 +98,19 @@ export interface Cache<DB> extends CustomCaches<DB> {
     const Columns extends readonly FieldName<DB, TB>[] = readonly FieldName<DB, TB>[],
     const Declared extends RelationsOf<DB> = NoRelations,
     Extension extends Extensions = NoExtension,
+    const Scoped extends FieldName<DB, TB> = never,
   >(
     table: TB,
-    meta: Omit<ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>>, 'relations'> & {
+    meta: Omit<ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>>, 'relations' | 'scopeBy'> & {
       readonly keyFields: Keys
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
+      /**
+       * Whose rows these are: `{ tenant: 'org_id' }`. Every lookup then takes place in a scope that says which tenant it
+       * is for, `runInLoop(fn, { scopeBy: { tenant } })`, and finds rows with that `org_id` alone; without one it
+       * rejects ScopeDimensionError. Custom caches of the model are scoped as it is. Default: all get the same answers.
+       */
+      readonly scopeBy?: Readonly<Record<string, Scoped>> | undefined
       /**
        * Rows of other tables that belong to a row, for `with` and `relation`: to one, to many, or to many through a
        * table. Default none. Their models, of this cache and without `columns`, are found at the first use.
@@ -132,7 +142,8 @@ export interface Cache<DB> extends CustomCaches<DB> {
     Declared,
     Extension,
     // biome-ignore lint/complexity/noBannedTypes: as Kysely has it, for a query that selects nothing yet
-    SelectQueryBuilder<DB, TB, {}>
+    SelectQueryBuilder<DB, TB, {}>,
+    Scoped
   >
 
   /**
@@ -334,7 +345,8 @@ export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
       extendModelCache(table, modelCache, meta.extend as ((given: object) => unknown) | undefined)
       binder.add(binding)
       parts.readers.set(table, reader)
-      const model = { name: table, relations: meta.relations ?? {}, cache: modelCache }
+      const { relations = {}, scopeBy = {} } = meta
+      const model = { name: table, relations, scopeBy, cache: modelCache }
       declared.set(model, { reader, extend: (extended) => binder.extend(binding, extended) })
       return model as never
     },

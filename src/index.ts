@@ -19,6 +19,7 @@ export {
   NotUniqueError,
   OptionError,
   PlanError,
+  ScopeDimensionError,
   ShapeNotDeclaredError,
   SourceError,
   StoreUnavailableError,
@@ -46,7 +47,14 @@ export type { Trips } from './loaders/driver.ts'
 export type { AnswerMeta } from './loaders/lookup.ts'
 export type { ModelCache, RelatedModelCache, WithOptions, WithRelations } from './loaders/model-cache.ts'
 export type { Query, ResolveOptions } from './loaders/query.ts'
-export { currentScope, resetScope, runInLoop, type Scope, type ScopeOptions } from './loaders/scope.ts'
+export {
+  currentScope,
+  resetScope,
+  runInLoop,
+  type Scope,
+  type ScopeDimensions,
+  type ScopeOptions,
+} from './loaders/scope.ts'
 export type { WaveCounts } from './loaders/wave.ts'
 export type { ValueType } from './models/codec.ts'
 export type { Codec } from './models/codec-layer.ts'

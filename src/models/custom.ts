@@ -10,7 +10,7 @@ import {
   MAX_VERSION,
   type ModelDefinition,
 } from './model.ts'
-import type { Shape } from './shape.ts'
+import { fieldsOfShape, type Shape } from './shape.ts'
 
 /**
  * What a custom cache of a model loads for its keys: rows of the table, how many there are, or what the application
@@ -80,13 +80,12 @@ export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: Cus
     meta.negativeTtl === undefined
       ? Math.min(ttlMs, 3_600_000)
       : durationMs(at('negativeTtl'), meta.negativeTtl)
-  const fields = fieldList(at('keyFields'), meta.keyFields)
+  const parts = fieldsOfShape(fieldList(at('keyFields'), meta.keyFields), model.dimensions)
   return Object.freeze({
     kind: 'custom',
-    fields,
-    single: fields.length === 1 ? fields[0] : undefined,
+    ...parts,
     // No shape of rows has '~' in its name.
-    name: `${escapeKeyPart(name)}~${fields.map(escapeKeyPart).join(',')}`,
+    name: `${escapeKeyPart(name)}~${parts.fields.map(escapeKeyPart).join(',')}`,
     custom: Object.freeze({
       name,
       load,
