@@ -60,6 +60,7 @@ export function declare(cache: Cache<Tables>) {
     keyFields: [['id']],
     filterFields: [['owner_id']],
     scopeBy: { tenant: 'org_id', role: 'role' },
+    consistency: 'strict',
   })
   const Member = cache.model('members', {
     keyFields: [['team_id', 'user_id']],
