@@ -1,7 +1,7 @@
 import type { Kysely, Selectable } from 'kysely'
 import { createModelCache, type Model } from 'loadstone'
 import { expectTypeOf, test } from 'vitest'
-import { cache, Invoice, type InvoicesTable, Short, User, type UsersTable } from './fixture.ts'
+import { cache, type InvoicesTable, Invoice, Short, User, type UsersTable } from './fixture.ts'
 
 /* Checked by `npm run typecheck`, never run. */
 
