@@ -19,9 +19,10 @@ import type { FieldName, TableName } from './models/types.ts'
 import { checkOptionNames, type Duration, durationMs } from './options.ts'
 
 /** A model of this cache, as the declarations of custom caches take it. */
-export interface ModelOf<TB, Result, Declared> {
+export interface ModelOf<TB, Result, Declared, Scoped extends string = string> {
   readonly name: TB
   readonly relations: Declared
+  readonly scopeBy: Readonly<Record<string, Scoped>>
   /** Not all of it: what takes rows and keys alike does not tell them apart. */
   readonly cache: Pick<ModelCache<never, never, Result>, 'filterAsync'>
 }
@@ -30,6 +31,14 @@ export interface ModelOf<TB, Result, Declared> {
 export type CustomKey<DB, TB extends TableName<DB>, Fields extends readonly string[]> = {
   readonly [F in Fields[number]]: Selectable<DB[TB]>[F & FieldName<DB, TB>]
 }
+
+/** What `load` is given: with the fields that the model is scoped by, as the scope of each lookup says. */
+export type LoadKey<
+  DB,
+  TB extends TableName<DB>,
+  Fields extends readonly string[],
+  Scoped extends string,
+> = CustomKey<DB, TB, readonly (Fields[number] | Scoped)[]>
 
 /** The same, in the order of the fields. */
 export type PositionalKey<DB, TB extends TableName<DB>, Fields extends readonly string[]> = {
@@ -42,11 +51,12 @@ export interface CustomOptions<
   Fields extends readonly FieldName<DB, TB>[],
   Result,
   Declared = NoRelations,
+  Scoped extends string = string,
 > {
   /** Stands in cache keys, errors and metrics; unique within the cache. */
   readonly name: string
   /** Writes to rows of its table, with the key's values before or after, invalidate the key. */
-  readonly model: ModelOf<TB, Result, Declared>
+  readonly model: ModelOf<TB, Result, Declared, Scoped>
   readonly keyFields: Fields
   /** Default: that of the model. */
   readonly ttl?: Duration | undefined
@@ -145,9 +155,10 @@ export interface CustomCaches<DB> {
     Result,
     Value,
     Declared,
+    Scoped extends string,
   >(
-    options: CustomOptions<DB, TB, Fields, Result, Declared> &
-      CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
+    options: CustomOptions<DB, TB, Fields, Result, Declared, Scoped> &
+      CustomLoader<DB, LoadKey<DB, TB, Fields, Scoped>, Value>,
   ): Cached<DB, TB, Fields, Value | null, Declared>
   instance<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
     options: CustomOptions<DB, TB, Fields, Result, Declared>,
@@ -165,9 +176,10 @@ export interface CustomCaches<DB> {
     Result,
     Value,
     Declared,
+    Scoped extends string,
   >(
-    options: CustomOptions<DB, TB, Fields, Result, Declared> &
-      CustomLoader<DB, CustomKey<DB, TB, Fields>, Value>,
+    options: CustomOptions<DB, TB, Fields, Result, Declared, Scoped> &
+      CustomLoader<DB, LoadKey<DB, TB, Fields, Scoped>, Value>,
   ): Cached<DB, TB, Fields, Value | null, Declared>
   queryset<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
     options: CustomOptions<DB, TB, Fields, Result, Declared> & { readonly single: true },
@@ -306,8 +318,8 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
       }
       const shapes = kind === 'key' ? definition.keyShapes : definition.filterShapes
       const same = (shape: Shape) =>
-        shape.fields.length === fields.length && shape.fields.every((field) => fields.includes(field))
-      return shapes.find(same) ?? defineShape(kind, fields)
+        shape.asked.length === fields.length && shape.asked.every((field) => fields.includes(field))
+      return shapes.find(same) ?? defineShape(kind, fields, definition.dimensions)
     })
 
   const caches = {
@@ -320,6 +332,16 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
     },
     related(given: Given) {
       const hops = pathOf(given, declared)
+      const owner = declared.get(given.model)?.reader.definition
+      for (const { model } of hops) {
+        const { name, dimensions } = model.reader.definition
+        const lost = dimensions.find((each) => !owner?.dimensions.some((own) => own.name === each.name))
+        if (owner && lost)
+          throw new ModelError(
+            owner.name,
+            `cache '${given.name}' leads to rows of '${name}', which is scoped by '${lost.name}', and it is not`,
+          )
+      }
       const cache = custom(given, [...COMMON, 'path', 'single'], () => ({
         kind: 'related',
         path: hops.map(({ hop }) => hop),

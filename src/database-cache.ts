@@ -54,10 +54,13 @@ export interface Model<
   Declared extends object = NoRelations,
   Extension extends object = NoExtension,
   Rows = unknown,
+  Scoped extends string = never,
 > {
   readonly name: Table
   /** As declared. */
   readonly relations: Declared
+  /** As declared; none when it is not. */
+  readonly scopeBy: Readonly<Record<string, Scoped>>
   readonly cache: keyof Extension extends never
     ? CacheOf<Key, Filter, Result, Related, Rows>
     : CacheOf<Key, Filter, Result, Related, Rows> & Extension
@@ -93,9 +96,10 @@ type LinkedModel<M, G extends Graph> =
     infer Related,
     infer Declared,
     infer Extension,
-    infer Rows
+    infer Rows,
+    infer Scoped
   >
-    ? Model<Key, Filter, Result, Table, LinkedLeads<G, Related, Declared>, Declared, Extension, Rows>
+    ? Model<Key, Filter, Result, Table, LinkedLeads<G, Related, Declared>, Declared, Extension, Rows, Scoped>
     : never
 
 type CacheOf<
@@ -188,12 +192,19 @@ export interface DatabaseCache<DB> extends CustomCaches<DB>, DatabaseOperations 
     const Columns extends readonly FieldName<DB, TB>[] = readonly FieldName<DB, TB>[],
     const Declared extends RelationsOf<DB> = NoRelations,
     Extension extends Extensions = NoExtension,
+    const Scoped extends FieldName<DB, TB> = never,
   >(
     table: TB,
-    meta: Omit<ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>>, 'relations'> & {
+    meta: Omit<ModelMeta<FieldName<DB, TB>, Selectable<DB[TB]>>, 'relations' | 'scopeBy'> & {
       readonly keyFields: Keys
       readonly filterFields?: Filters | undefined
       readonly columns?: Columns | undefined
+      /**
+       * Whose rows these are: `{ tenant: 'org_id' }`. Every lookup then takes place in a scope that says which tenant it
+       * is for, `runInLoop(fn, { scopeBy: { tenant } })`, and finds rows with that `org_id` alone; without one it
+       * rejects ScopeDimensionError. Custom caches of the model are scoped as it is. Default: all get the same answers.
+       */
+      readonly scopeBy?: Readonly<Record<string, Scoped>> | undefined
       /**
        * Rows of other tables that belong to a row, for `with` and `relation`: to one, to many, or to many through a
        * table. Default none. Their models, of this cache and without `columns`, are found at the first use.
@@ -225,7 +236,8 @@ export interface DatabaseCache<DB> extends CustomCaches<DB>, DatabaseOperations 
     Declared,
     Extension,
     // biome-ignore lint/complexity/noBannedTypes: as Kysely has it, for a query that selects nothing yet
-    SelectQueryBuilder<DB, TB, {}>
+    SelectQueryBuilder<DB, TB, {}>,
+    Scoped
   >
 
   /**
@@ -357,7 +369,8 @@ export function openDatabase<DB>(
       extendModelCache(table, modelCache, meta.extend as ((given: object) => unknown) | undefined)
       binder.add(binding)
       databaseParts.readers.set(table, reader)
-      const model = { name: table, relations: meta.relations ?? {}, cache: modelCache }
+      const { relations = {}, scopeBy = {} } = meta
+      const model = { name: table, relations, scopeBy, cache: modelCache }
       declared.set(model, { reader, extend: (extended) => binder.extend(binding, extended) })
       return model as never
     },

@@ -62,6 +62,24 @@ export class InvalidKeyError extends LoadstoneError {
   }
 }
 
+/**
+ * A lookup of a model with `scopeBy`, and the scope does not say of which tenant (or the like) it is; or there is no
+ * scope. Nothing was asked of anybody, and other lookups are not concerned.
+ */
+export class ScopeDimensionError extends LoadstoneError {
+  override readonly code = 'ERR_SCOPE_DIMENSION'
+  constructor(
+    readonly model: string,
+    readonly dimension: string,
+    isInScope: boolean,
+  ) {
+    super(
+      `model '${model}' is scoped by '${dimension}', which ${isInScope ? 'this scope does not give' : 'only a scope gives'}; ` +
+        `run it in runInLoop(fn, { scopeBy: { ${dimension}: ... } })`,
+    )
+  }
+}
+
 /** No row has this key. */
 export class NotFoundError extends LoadstoneError {
   override readonly code: 'ERR_NOT_FOUND' | 'ERR_NOT_FOUND_HTTP' = 'ERR_NOT_FOUND'

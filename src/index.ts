@@ -27,6 +27,7 @@ export {
   OptionError,
   OverloadedError,
   PlanError,
+  ScopeDimensionError,
   ShapeNotDeclaredError,
   SourceError,
   StoreUnavailableError,
@@ -54,7 +55,14 @@ export type { Trips } from './loaders/driver.ts'
 export type { AnswerMeta } from './loaders/lookup.ts'
 export type { ModelCache, RelatedModelCache, WithOptions } from './loaders/model-cache.ts'
 export type { Query, ResolveOptions } from './loaders/query.ts'
-export { currentScope, resetScope, runInLoop, type Scope, type ScopeOptions } from './loaders/scope.ts'
+export {
+  currentScope,
+  resetScope,
+  runInLoop,
+  type Scope,
+  type ScopeDimensions,
+  type ScopeOptions,
+} from './loaders/scope.ts'
 export type { WaveCounts } from './loaders/wave.ts'
 export type { ValueType } from './models/codec.ts'
 export type { Codec } from './models/codec-layer.ts'

@@ -4,15 +4,23 @@ import { clockFinding, type Finding, fail, isAtLeast, median, ok, readableMs, wa
 
 const OLDEST_REDIS = [6, 2] as const
 
-/** Looks at the store. Never rejects: that it cannot be reached is a finding. */
-export async function diagnoseStore(store: CacheStore): Promise<Finding[]> {
+/**
+ * Looks at the store. Never rejects: that it cannot be reached is a finding.
+ *
+ * @param keys under which nothing is stored, one for each prefix that is used
+ */
+export async function diagnoseStore(store: CacheStore, keys: readonly string[] = []): Promise<Finding[]> {
   if (!store.facts) {
     return [ok('store', 'it is inside this process, which is right while only one process uses the database')]
   }
   try {
+    const missing = (await store.missingRights?.(keys)) ?? []
+    const needed = missing.filter((right) => right !== 'scan')
+    if (needed.length > 0) return [rights(needed)]
     const facts = await store.facts()
     return [
       ok('store', `Redis ${facts.version} answers`),
+      rights(missing),
       version(facts),
       role(facts),
       epoch(facts),
@@ -29,6 +37,18 @@ export async function diagnoseStore(store: CacheStore): Promise<Finding[]> {
       ),
     ]
   }
+}
+
+/** Without `scan`, only `verify` cannot work. */
+function rights(missing: readonly string[]): Finding {
+  if (missing.length === 0) return ok('store', 'its user may run every command that is used, on every key')
+  const grants = missing.map((right) =>
+    right.startsWith('~') ? right.replace(/~rights$/, '*') : `+${right}`,
+  )
+  const cure = `ACL SETUSER <user> ${grants.join(' ')}; docs/security.md has all that is needed`
+  return missing.every((right) => right === 'scan')
+    ? warn('store', 'its user may not run scan: verify cannot look for entries', cure)
+    : fail('store', `its user lacks ${grants.join(' ')}: what needs it fails, and SQL answers`, cure)
 }
 
 function version({ version }: StoreFacts): Finding {

@@ -1,5 +1,6 @@
 import { messageOf } from '../errors.ts'
 import type { Binder } from '../loaders/binder.ts'
+import { unusedKey } from '../models/key.ts'
 import type { BoundModel } from '../models/model.ts'
 import type { Database } from '../sources/database.ts'
 import type { ReplicaSettings } from '../sources/replica.ts'
@@ -38,7 +39,10 @@ const INSTALL = 'run cache.install() or loadstone install'
  */
 export async function diagnose(parts: DoctorParts): Promise<Finding[]> {
   const [store, database] = await Promise.all([
-    diagnoseStore(parts.store),
+    diagnoseStore(
+      parts.store,
+      parts.binder.bindings.map(({ definition }) => unusedKey(parts.namespace, definition.name)),
+    ),
     diagnoseDatabase(parts.db, parts.namespace, parts.invalidation),
   ])
   const isThere = database.length > 1

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { staleForOf } from '../models/touched.ts'
 import { INSTALL_VERSION, SCHEMA } from './outbox.ts'
 import {
   type ModelPlan,
@@ -185,7 +186,7 @@ export function parseFunctionComment(comment: string | null): InstalledFunction 
       model: told.model,
       columns: told.columns.map(([name, type]) => ({ name, type })),
       shapes: told.shapes.map(([name, ...columns]) => {
-        const staleForMs = told.stale?.[name]
+        const staleForMs = staleForOf(told.stale, name)
         return { name, columns, ...(staleForMs !== undefined && { staleForMs }) }
       }),
       dependents: [...told.dependents],

@@ -2,7 +2,7 @@ import { InvalidKeyError, OptionError } from '../errors.ts'
 import { keyAddressed } from '../models/custom.ts'
 import { withKeysOfRows } from '../models/relation.ts'
 import type { Shape } from '../models/shape.ts'
-import { type Answer, entryKeys, type Target } from '../models/target.ts'
+import { type Answer, entryKeys } from '../models/target.ts'
 import type { AnswerMeta } from './lookup.ts'
 import { createQuery, type Query } from './query.ts'
 import { forgetEverywhere, type Reader } from './reader.ts'
@@ -45,7 +45,7 @@ export function createCustomCache<Key extends object, Positional extends readonl
   shape: Shape,
 ): CustomCache<Key, Positional, Value> {
   const valuesOf = (given: readonly unknown[]) =>
-    withKeysOfRows(reader.definition.foreignFields, keyAddressed(name, shape.fields, given))
+    withKeysOfRows(reader.definition.foreignFields, keyAddressed(name, shape.asked, given))
   const query = (...given: readonly unknown[]): Query<Value> =>
     createQuery((onlyCache) => reader.lookUp(() => shape, valuesOf(given), onlyCache ? 'only-cache' : 'null'))
   return Object.assign(query, {
@@ -59,8 +59,7 @@ export function createCustomCache<Key extends object, Positional extends readonl
     refresh: async (key: Key) => (await reader.refresh(() => shape, valuesOf([key]))) as Value,
     keyOf: async (key: Key) => reader.keyOf(() => shape, valuesOf([key])),
     async invalidate(key: Key) {
-      const target = (await reader.bound()).targets.get(shape) as Target
-      const address = target.addressOf(valuesOf([key]))
+      const { target, address } = await reader.addressed(shape, valuesOf([key]))
       if (address.route === 'source')
         throw new InvalidKeyError(name, shape.fields.join(', '), 'is of a type that is not cached')
       await forgetEverywhere(reader.parts, { keys: entryKeys(target, address.key), prefixes: [] })

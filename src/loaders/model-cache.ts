@@ -20,6 +20,7 @@ import type { AnswerMeta, OnAbsent } from './lookup.ts'
 import { createQuery, type Query } from './query.ts'
 import { type DatabaseParts, forgetEverywhere, type Reader } from './reader.ts'
 import { relatedOf, type Wanted, withRelations } from './related.ts'
+import { withDimensions } from './scoping.ts'
 
 /**
  * `Model.cache`: lookups by the declared shapes.
@@ -171,11 +172,12 @@ export class ModelCache<Key extends object, Filter extends object, Result, Rows 
    * Rejects StoreUnavailableError when the store could not be told.
    */
   async invalidate(keyOrRows: Key | Filter | Result | readonly (Key | Filter | Result)[]): Promise<void> {
+    const { definition } = this.#reader
+    const all: readonly unknown[] = Array.isArray(keyOrRows) ? keyOrRows : [keyOrRows]
+    const named = all.map((each) => withDimensions(definition, this.#valuesOf(each)))
     const bound = await this.#reader.bound()
     const keys = new Set<string>()
-    for (const values of Array.isArray(keyOrRows) ? keyOrRows : [keyOrRows]) {
-      for (const key of keysNamedBy(bound, this.#valuesOf(values))) keys.add(key)
-    }
+    for (const values of named) for (const key of keysNamedBy(bound, values)) keys.add(key)
     await forgetEverywhere(this.#reader.parts, { keys: [...keys], prefixes: [] })
   }
 

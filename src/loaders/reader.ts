@@ -1,6 +1,6 @@
 import { CacheClosedError, InvalidKeyError, SourceError, TransactionUseError } from '../errors.ts'
-import { type BoundModel, keysOf, type ModelDefinition } from '../models/model.ts'
-import type { Shape } from '../models/shape.ts'
+import { type BoundModel, keysAt, type ModelDefinition } from '../models/model.ts'
+import type { Address, Shape } from '../models/shape.ts'
 import { keysOfStored } from '../models/stored-row.ts'
 import type { Answer, Target } from '../models/target.ts'
 import type { TouchedKeys } from '../models/touched.ts'
@@ -12,6 +12,7 @@ import { newScopeLoader, type ScopeLoader } from './loader.ts'
 import { type AnswerMeta, Lookup, type OnAbsent } from './lookup.ts'
 import { RelatedModels } from './related.ts'
 import { currentScope, type Scope } from './scope.ts'
+import { addressIn, inScope } from './scoping.ts'
 
 /** What the models of one cache share, whatever their databases. */
 export interface CacheParts {
@@ -74,9 +75,11 @@ export class Reader {
     try {
       if (this.parts.closed) throw new CacheClosedError(this.parts.namespace)
       const found = shape()
+      const scoped = inScope(this.definition, found, values as Values)
       const { bound } = this.#binding
-      if (!bound) return this.bound().then((model) => this.#load(model, found, values as Values, onAbsent))
-      return this.#load(bound, found, values as Values, onAbsent)
+      if (!bound)
+        return this.bound().then((model) => this.#load(model, found, values as Values, scoped, onAbsent))
+      return this.#load(bound, found, values as Values, scoped, onAbsent)
     } catch (error) {
       return Promise.reject(error)
     }
@@ -98,12 +101,13 @@ export class Reader {
   #memoised(shape: () => Shape, values: Values): Lookup | undefined {
     const { bound } = this.#binding
     const memo = currentScope()?.part(this.parts, this.#newLoader).memo
-    if (!bound || !memo) return undefined
     const found = shape()
+    const scoped = inScope(this.definition, found, values)
+    if (!bound || !memo) return undefined
     const numbered = found.single === undefined ? undefined : memo.find(found, values[found.single])
     if (numbered) return numbered
     const target = bound.targets.get(found) as Target
-    return memo.twinOf(new Lookup(target, values, target.addressOf(values), 'null', undefined))
+    return memo.twinOf(new Lookup(target, scoped, addressIn(target, values, scoped), 'null', undefined))
   }
 
   /**
@@ -114,11 +118,15 @@ export class Reader {
   prime(shape: () => Shape, values: Values, answer: Answer): boolean {
     if (this.parts.closed) throw new CacheClosedError(this.parts.namespace)
     const found = shape()
+    const scoped = inScope(this.definition, found, values)
     const { bound } = this.#binding
     const memo = currentScope()?.part(this.parts, this.#newLoader).memo
     if (!bound || !memo) return false
     const target = bound.targets.get(found) as Target
-    const lookup = new Lookup(target, values, target.addressOf(values), 'null', memo)
+    const address = addressIn(target, values, scoped)
+    // Somebody else's: there is nothing to be known of it here.
+    if (address.route === 'nowhere' && scoped !== values) return false
+    const lookup = new Lookup(target, scoped, address, 'null', memo)
     if (memo.twinOf(lookup)) return false
     void lookup.begin()
     lookup.source = 'primed'
@@ -129,8 +137,8 @@ export class Reader {
 
   /** The cache key of a lookup. Rejects InvalidKeyError for one that is never cached. */
   async keyOf(shape: () => Shape, values: Values): Promise<string> {
-    const target = (await this.bound()).targets.get(shape()) as Target
-    const { key, route } = target.addressOf(values)
+    const { target, address } = await this.addressed(shape(), values)
+    const { key, route } = address
     if (route === 'store') return key
     const problem =
       route === 'source'
@@ -144,10 +152,17 @@ export class Reader {
    * answer is of a statement that was sent after the call.
    */
   async refresh(shape: () => Shape, values: Values): Promise<unknown> {
-    const bound = await this.bound()
     const found = shape()
-    await forgetEverywhere(this.parts, { keys: keysOf(bound, found, values), prefixes: [] })
+    const { target, address } = await this.addressed(found, values)
+    await forgetEverywhere(this.parts, { keys: keysAt(target.model, found, address), prefixes: [] })
     return this.lookUp(() => found, values, 'null')
+  }
+
+  /** Where a lookup in the current scope is looked up. Rejects ScopeDimensionError, InvalidKeyError, as {@link bound}. */
+  async addressed(shape: Shape, values: Values): Promise<{ target: Target; address: Address }> {
+    const scoped = inScope(this.definition, shape, values)
+    const target = (await this.bound()).targets.get(shape) as Target
+    return { target, address: addressIn(target, values, scoped) }
   }
 
   /**
@@ -173,14 +188,20 @@ export class Reader {
 
   readonly #newLoader = () => newScopeLoader(this.parts.dispatcher, currentScope()?.usesStore ?? true)
 
-  #load(bound: BoundModel, shape: Shape, values: Values, onAbsent: OnAbsent): Promise<unknown> {
+  #load(
+    bound: BoundModel,
+    shape: Shape,
+    values: Values,
+    scoped: Values,
+    onAbsent: OnAbsent,
+  ): Promise<unknown> {
     const loader = this.#loader(currentScope())
     const { memo } = loader
     if (loader.ended) throw ended('a lookup was made')
     const found = shape.single === undefined ? undefined : memo?.find(shape, values[shape.single])
     if (found) return this.#known(loader, found, onAbsent)
     const target = bound.targets.get(shape) as Target
-    const lookup = new Lookup(target, values, target.addressOf(values), onAbsent, memo)
+    const lookup = new Lookup(target, scoped, addressIn(target, values, scoped), onAbsent, memo)
     const twin = memo?.twinOf(lookup)
     return twin ? this.#known(loader, twin, onAbsent) : loader.load(lookup)
   }

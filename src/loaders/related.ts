@@ -107,8 +107,7 @@ export class RelatedModels {
     if (!isWhole)
       throw problem(`model '${table}' has only the columns ${columns.join(', ')}; declare it without columns`)
     const shape = (kind === 'key' ? definition.keyShapes : definition.filterShapes).find(
-      (each) =>
-        each.fields.length === targets.length && each.fields.every((field) => targets.includes(field)),
+      (each) => each.asked.length === targets.length && each.asked.every((field) => targets.includes(field)),
     )
     if (!shape) throw problem(`model '${table}' has no ${list} ${shown}; add them to its ${list}`)
     return { ...step, reader, shape: () => shape }

@@ -1,6 +1,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import DataLoader from 'dataloader'
+import { OptionError } from '../errors.ts'
 import { booleanOption, checkOptionNames } from '../options.ts'
+
+/** Values of dimensions, by name: `{ tenant: 7 }`. */
+export type ScopeDimensions = Readonly<Record<string, string | number | bigint>>
+
+const NO_DIMENSIONS: ScopeDimensions = Object.freeze(Object.create(null))
 
 /**
  * One request, job or loop turn. It owns the loaders of every cache that is used in it, so two lookups of one key
@@ -11,6 +17,8 @@ export class Scope {
   readonly parent: Scope | undefined
   /** False: lookups in it are answered by SQL and its memo alone. */
   readonly usesStore: boolean
+  /** Whose work this is, for models with `scopeBy`. Without a prototype. */
+  readonly scopeBy: ScopeDimensions
   /** Per cache, what it keeps for this scope. */
   readonly #parts = new Map<object, unknown>()
   /** What `set` has put here. */
@@ -21,9 +29,14 @@ export class Scope {
    * @param parent its parts are this scope's parts too, but for those that `set` replaces
    * @internal
    */
-  constructor(parent?: Scope, usesStore = parent?.usesStore ?? true) {
+  constructor(
+    parent?: Scope,
+    usesStore = parent?.usesStore ?? true,
+    scopeBy: ScopeDimensions = parent?.scopeBy ?? NO_DIMENSIONS,
+  ) {
     this.parent = parent
     this.usesStore = usesStore
+    this.scopeBy = scopeBy
   }
 
   /**
@@ -84,8 +97,8 @@ export class Scope {
    *
    * @internal
    */
-  inner(usesStore: boolean): Scope {
-    const scope = new Scope(undefined, usesStore)
+  inner(usesStore: boolean, scopeBy: ScopeDimensions): Scope {
+    const scope = new Scope(undefined, usesStore, scopeBy)
     for (let outer: Scope | undefined = this; outer; outer = outer.parent)
       for (const [owner, part] of outer.#ofTransactions) scope.set(owner, part)
     return scope
@@ -144,6 +157,11 @@ export interface ScopeOptions {
    * filled. Writes invalidate as always. Default: as in the scope around it, and true where there is none.
    */
   readonly store?: boolean | undefined
+  /**
+   * Whose work this is: `{ tenant: 7 }`, for models that declare `scopeBy: { tenant: 'org_id' }`. What is not named here
+   * is as in the scope around it; what is named is what counts. Default: all as in the scope around it.
+   */
+  readonly scopeBy?: ScopeDimensions | undefined
 }
 
 /**
@@ -161,13 +179,17 @@ export function runInLoop<This, Args extends unknown[], Result>(
   fn: (this: This, ...args: Args) => Result,
   options: ScopeOptions = {},
 ): (this: This, ...args: Args) => Result {
-  checkOptionNames('runInLoop', options, ['store'])
+  checkOptionNames('runInLoop', options, ['store', 'scopeBy'])
   const { store } = options
   if (store !== undefined) booleanOption('runInLoop.store', store)
+  const own = checkDimensions(options.scopeBy)
   return function (this: This, ...args: Args): Result {
     const outer = currentScope()
     const usesStore = store ?? outer?.usesStore ?? true
-    const scope = outer?.isInTransaction ? outer.inner(usesStore) : new Scope(undefined, usesStore)
+    const scopeBy = withDimensions(outer?.scopeBy, own)
+    const scope = outer?.isInTransaction
+      ? outer.inner(usesStore, scopeBy)
+      : new Scope(undefined, usesStore, scopeBy)
     const result = storage.run(scope, () => fn.apply(this, args))
     if (result instanceof Promise) {
       const end = () => scope.end()
@@ -175,4 +197,26 @@ export function runInLoop<This, Args extends unknown[], Result>(
     }
     return result
   }
+}
+
+/** @throws OptionError: what is not given must not be taken for what the scope around it gives */
+function checkDimensions(given: unknown): ScopeDimensions | undefined {
+  if (given === undefined) return undefined
+  const wanted = 'a text that is not empty, a whole number or a bigint'
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new OptionError('runInLoop.scopeBy', 'an object such as { tenant: 7 }', given)
+  for (const [name, value] of Object.entries(given)) {
+    const good =
+      typeof value === 'string' ? value !== '' : typeof value === 'bigint' || Number.isSafeInteger(value)
+    if (!good) throw new OptionError(`runInLoop.scopeBy.${name}`, wanted, value)
+  }
+  return Object.freeze(Object.assign(Object.create(null), given))
+}
+
+function withDimensions(
+  outer: ScopeDimensions | undefined,
+  own: ScopeDimensions | undefined,
+): ScopeDimensions {
+  if (!outer || !own) return own ?? outer ?? NO_DIMENSIONS
+  return Object.freeze(Object.assign(Object.create(null), outer, own))
 }

@@ -1,6 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { ByteSink, readByte, readFloat, readUint24, readVarint, type TextEncoding } from './codec-bytes.ts'
 import { DAMAGED } from './codec-errors.ts'
+import { MAX_DEPTH } from './codec-values.ts'
 
 /*
  * One row is: varint (size of the fields × 4 + text mode), the fields, the text.
@@ -240,7 +241,27 @@ export function readString(reader: RowReader): string | null {
 
 export function readJson(reader: RowReader): unknown {
   const code = readVarint(reader)
-  return code === NULL ? null : JSON.parse(takeText(reader, code - 1))
+  return code === NULL ? null : parseJson(takeText(reader, code - 1))
+}
+
+/**
+ * What JSON.parse takes may be nested so deep that whoever goes through it runs out of stack.
+ *
+ * @throws {@link DAMAGED}, or what JSON.parse throws
+ */
+export function parseJson(text: string): unknown {
+  const value: unknown = JSON.parse(text)
+  // A level takes two characters. What is tagged may have one level more: a date in the innermost object is a list.
+  if (text.length > 2 * MAX_DEPTH && isDeeper(value, MAX_DEPTH + 1)) throw DAMAGED
+  return value
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  if (levels === 0) return true
+  const items = Array.isArray(value) ? value : Object.values(value)
+  for (let i = 0; i < items.length; i++) if (isDeeper(items[i], levels - 1)) return true
+  return false
 }
 
 /** What {@link RowWriter.flagged} wrote; null for null. */

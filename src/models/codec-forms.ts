@@ -1,5 +1,6 @@
 import {
   finishRow,
+  parseJson,
   type RowReader,
   type RowWriter,
   readBigint,
@@ -72,7 +73,7 @@ export function fieldType(tag: string, context: ColumnContext): FieldType | unde
     },
     read: (reader) => {
       const field = readFlagged(reader)
-      return field === null ? null : decodeValueType(type, field.flag ? JSON.parse(field.text) : field.text)
+      return field === null ? null : decodeValueType(type, field.flag ? parseJson(field.text) : field.text)
     },
   }
 }

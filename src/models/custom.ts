@@ -10,7 +10,7 @@ import {
   MAX_VERSION,
   type ModelDefinition,
 } from './model.ts'
-import type { Shape } from './shape.ts'
+import { fieldsOfShape, type Shape } from './shape.ts'
 
 /**
  * What a custom cache of a model loads for its keys: rows of the table, how many there are, or what the application
@@ -81,13 +81,12 @@ export function defineCustom(model: ModelDefinition, meta: CustomMeta, load: Cus
     meta.negativeTtl === undefined
       ? Math.min(ttlMs, model.negativeTtlMs)
       : durationMs(at('negativeTtl'), meta.negativeTtl)
-  const fields = fieldList(at('keyFields'), meta.keyFields)
+  const parts = fieldsOfShape(fieldList(at('keyFields'), meta.keyFields), model.dimensions)
   return Object.freeze({
     kind: 'custom',
-    fields,
-    single: fields.length === 1 ? fields[0] : undefined,
+    ...parts,
     // No shape of rows has '~' in its name.
-    name: `${escapeKeyPart(name)}~${fields.map(escapeKeyPart).join(',')}`,
+    name: `${escapeKeyPart(name)}~${parts.fields.map(escapeKeyPart).join(',')}`,
     custom: Object.freeze({
       name,
       load,
@@ -119,7 +118,7 @@ export function keyAddressed(
   const extra = Object.keys(values).find((field) => !fields.includes(field))
   if (extra !== undefined)
     throw new InvalidKeyError(name, extra, `is no key field of it; they are ${fields.join(', ')}`)
-  const missing = fields.find((field) => values[field] === undefined)
+  const missing = fields.find((field) => !Object.hasOwn(values, field) || values[field] === undefined)
   if (missing !== undefined) throw new InvalidKeyError(name, missing, 'must not be undefined')
   return values
 }

@@ -32,6 +32,11 @@ export function modelPrefix(namespace: string, model: string): string {
   return `${escapeKeyPart(namespace)}:${escapeKeyPart(model)}:`
 }
 
+/** A key of a model under which nothing is ever stored. */
+export function unusedKey(namespace: string, model: string): string {
+  return `${modelPrefix(namespace, model)}~rights`
+}
+
 /** The key under which the relays of a namespace elect one. No model has it: `~` is escaped in names. */
 export function relayKey(namespace: string): string {
   return `${escapeKeyPart(namespace)}:~relay`

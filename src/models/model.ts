@@ -13,7 +13,7 @@ import {
   type RelationDefinition,
   type Relations,
 } from './relation.ts'
-import { type Address, createAddressOf, defineShape, type Shape } from './shape.ts'
+import { type Address, createAddressOf, type Dimension, defineShape, type Shape } from './shape.ts'
 import {
   CustomTarget,
   entryKeys,
@@ -50,6 +50,12 @@ export interface ModelMeta<
    * and without `columns`, are found at the first use.
    */
   readonly relations?: Relations | undefined
+  /**
+   * Whose rows these are: `{ tenant: 'org_id' }`. Every lookup then takes place in a scope that says which tenant it is
+   * for, `runInLoop(fn, { scopeBy: { tenant } })`, and finds rows with that `org_id` alone; without one it rejects
+   * ScopeDimensionError. Custom caches of the model are scoped as it is. Default: whoever asks gets the same answer.
+   */
+  readonly scopeBy?: Readonly<Record<string, Field>> | undefined
   /** A longer list is answered, but not cached. Default 10,000. */
   readonly maxListRows?: number | undefined
   /**
@@ -106,6 +112,8 @@ export interface ModelDefinition {
   /** Fields that link its rows to those of other models on the path of a related cache. */
   readonly linkFields: readonly string[]
   readonly primaryKey: readonly string[]
+  /** Of all its shapes. */
+  readonly dimensions: readonly Dimension[]
   readonly columns: readonly string[] | undefined
   readonly orderBy: readonly { readonly field: string; readonly direction: 'asc' | 'desc' }[]
   readonly normalize: Readonly<Record<string, ((value: never) => unknown) | undefined>>
@@ -137,6 +145,7 @@ const META_NAMES = [
   'normalize',
   'relations',
   'extend',
+  'scopeBy',
   'maxListRows',
   'consistency',
   'onRedisDown',
@@ -163,9 +172,10 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
   const [primaryKey] = keyFields
   if (!primaryKey)
     throw new OptionError(at('keyFields'), "at least one field list, such as [['id']]", meta.keyFields)
-  const keyShapes = keyFields.map((fields) => defineShape('key', fields))
+  const dimensions = dimensionsOf(at('scopeBy'), meta.scopeBy ?? {})
+  const keyShapes = keyFields.map((fields) => defineShape('key', fields, dimensions))
   const filterShapes = fieldLists(at('filterFields'), meta.filterFields ?? []).map((fields) =>
-    defineShape('filter', fields),
+    defineShape('filter', fields, dimensions),
   )
   const shapes = [...keyShapes, ...filterShapes]
   refuseTwins(name, keyShapes)
@@ -181,6 +191,7 @@ export function defineModel(name: string, meta: ModelMeta): ModelDefinition {
     shapes,
     linkFields: [],
     primaryKey,
+    dimensions,
     columns,
     orderBy: orderOf(at('orderBy'), meta.orderBy ?? [], primaryKey),
     normalize: normalizersOf(at('normalize'), meta.normalize ?? {}, shapes),
@@ -273,6 +284,17 @@ export function fieldList(option: string, given: unknown): readonly string[] {
   return Object.freeze([...(given as string[])])
 }
 
+function dimensionsOf(option: string, given: unknown): readonly Dimension[] {
+  const wanted = "an object of fields by dimension, such as { tenant: 'org_id' }"
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new OptionError(option, wanted, given)
+  const dimensions = Object.entries(given).map(([name, field]) => ({ name, field }))
+  const good = dimensions.every(({ name, field }) => name !== '' && typeof field === 'string' && field !== '')
+  if (!good || new Set(dimensions.map(({ field }) => field)).size !== dimensions.length)
+    throw new OptionError(option, `${wanted}, each another one`, given)
+  return Object.freeze(dimensions)
+}
+
 function refuseTwins(model: string, shapes: readonly Shape[]): void {
   const seen = new Set<string>()
   for (const { fields, kind } of shapes) {
@@ -309,7 +331,8 @@ function normalizersOf(
       throw new OptionError(`${option}.${field}`, 'for a field of keyFields or filterFields', normalize)
     }
   }
-  return Object.freeze({ ...given })
+  // Without a prototype: a field may be called `constructor`.
+  return Object.freeze(Object.assign(Object.create(null), given))
 }
 
 /**
@@ -354,13 +377,13 @@ function searchShape(model: ModelDefinition, kind: 'key' | 'filter' | 'any', val
         ? model.keyShapes
         : model.filterShapes
   if (typeof values !== 'object' || values === null) {
-    const example = shapes[0] ? `{ ${shapes[0].fields.join(', ')} }` : 'an object'
+    const example = shapes[0] ? `{ ${shapes[0].asked.join(', ')} }` : 'an object'
     throw new InvalidKeyError(model.name, '', `is missing: a lookup takes an object such as ${example}`)
   }
   const given = Object.keys(values)
   next: for (const shape of shapes) {
-    if (shape.fields.length !== given.length) continue
-    for (const field of shape.fields) if (!given.includes(field)) continue next
+    if (shape.asked.length !== given.length) continue
+    for (const field of shape.asked) if (!given.includes(field)) continue next
     return shape
   }
   const undefinedField = given.find((field) => (values as Record<string, unknown>)[field] === undefined)
@@ -370,7 +393,7 @@ function searchShape(model: ModelDefinition, kind: 'key' | 'filter' | 'any', val
     model.name,
     given,
     kind === 'filter' ? 'filterFields' : 'keyFields',
-    shapes.map((shape) => shape.fields),
+    shapes.map((shape) => shape.asked),
   )
 }
 
@@ -474,13 +497,14 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
     )
   }
   const given = values as Readonly<Record<string, unknown>>
-  const shapes = definition.shapes.filter(({ fields }) => fields.every((field) => given[field] !== undefined))
+  const isGiven = (field: string) => Object.hasOwn(given, field) && given[field] !== undefined
+  const shapes = definition.shapes.filter(({ fields }) => fields.every(isGiven))
   if (shapes.length === 0) {
     throw new ShapeNotDeclaredError(
       definition.name,
       Object.keys(values),
       'keyFields',
-      definition.shapes.map(({ fields }) => fields),
+      definition.shapes.map(({ asked }) => asked),
     )
   }
   const keys = new Set<string>()
@@ -498,19 +522,7 @@ export function keysNamedBy(model: BoundModel, values: unknown): string[] {
   return [...keys]
 }
 
-/**
- * The keys to clear for a lookup: one, or none where nothing is ever cached.
- *
- * @throws InvalidKeyError
- */
-export function keysOf(
-  model: BoundModel,
-  shape: Shape,
-  values: Readonly<Record<string, unknown>>,
-): readonly string[] {
-  return keysAt(model, shape, (model.targets.get(shape) as Target).addressOf(values))
-}
-
+/** The keys to clear for a lookup: one, or none where nothing is ever cached. */
 export function keysAt(model: BoundModel, shape: Shape, { key, route, texts }: Address): readonly string[] {
   const target = model.targets.get(shape) as Target
   if (route === 'store') return entryKeys(target, key)

@@ -12,22 +12,45 @@ export type ShapeKind = 'key' | 'filter' | 'custom'
 export interface Shape {
   readonly kind: ShapeKind
   readonly fields: readonly string[]
-  /** The only one of `fields`, if it is one. */
+  /** Those of `fields` that a lookup names. The values of the others are those of its scope. */
+  readonly asked: readonly string[]
+  /** What the scope of a lookup has a say in; of each, the field is among `fields`. */
+  readonly dimensions: readonly Dimension[]
+  /** The only one of `asked`, if it is one. */
   readonly single: string | undefined
   /** Stands in cache keys and messages; unique within the model. */
   readonly name: string
   readonly custom: CustomDefinition | undefined
 }
 
-export function defineShape(kind: 'key' | 'filter', fields: readonly string[]): Shape {
-  const name = fields.map(escapeKeyPart).join(',')
-  return Object.freeze({
-    kind,
-    fields: Object.freeze([...fields]),
-    single: fields.length === 1 ? fields[0] : undefined,
-    name: kind === 'key' ? name : `${name}[]`,
-    custom: undefined,
-  })
+/** A part of who asks, such as the tenant, and the field in which a row says whose it is. */
+export interface Dimension {
+  readonly name: string
+  readonly field: string
+}
+
+/** @param asked the declared fields */
+export function defineShape(
+  kind: 'key' | 'filter',
+  asked: readonly string[],
+  dimensions: readonly Dimension[] = [],
+): Shape {
+  const parts = fieldsOfShape(asked, dimensions)
+  const name = parts.fields.map(escapeKeyPart).join(',')
+  return Object.freeze({ kind, ...parts, name: kind === 'key' ? name : `${name}[]`, custom: undefined })
+}
+
+/** The fields of the dimensions are fields like others, for keys, triggers and SQL: no row of another tenant is found. */
+export function fieldsOfShape(
+  asked: readonly string[],
+  dimensions: readonly Dimension[],
+): Pick<Shape, 'fields' | 'asked' | 'dimensions' | 'single'> {
+  return {
+    fields: Object.freeze([...new Set([...asked, ...dimensions.map(({ field }) => field)])]),
+    asked: Object.freeze([...asked]),
+    dimensions,
+    single: asked.length === 1 ? asked[0] : undefined,
+  }
 }
 
 /** What one lookup asks of the store and the source. */

@@ -107,7 +107,7 @@ export function touchedKeys(rows: readonly OutboxRow[]): TouchedKeys {
           `${prefix}${name}:`,
           columns.map((column) => texts[column] ?? null),
         )
-        const staleForMs = touched.stale?.[name]
+        const staleForMs = staleForOf(touched.stale, name)
         if (staleForMs === undefined) keys.add(key)
         else stale.set(key, staleForMs)
       }
@@ -128,6 +128,11 @@ export function touchedKeys(rows: readonly OutboxRow[]): TouchedKeys {
     stale,
     unresolved: asked.filter(({ values }) => values.length > 0),
   }
+}
+
+/** By own names alone: a field, and so a shape, may be called `constructor`. */
+export function staleForOf(stale: Touched['stale'], shape: string): number | undefined {
+  return stale && Object.hasOwn(stale, shape) ? stale[shape] : undefined
 }
 
 /**

@@ -69,11 +69,14 @@ function physicalNames(db: Database, model: ModelDefinition, fields: readonly st
   const table = node.from?.froms[0]
   if (table?.kind !== 'TableNode') throw new ModelError(model.name, 'is no table of this Kysely instance')
   const { schema, identifier } = (table as unknown as TableNodeParts).table
+  if (isTrimmed(model.name))
+    throw new ModelError(model.name, 'cannot be the name of a table in Kysely: blanks around it are cut off')
   const quoted = [schema?.name, identifier.name].filter((part) => part !== undefined).map(quote)
   const columns = (node.selections ?? []).map(({ selection }, i) => {
     const { kind, column, table: owner } = selection as unknown as ReferenceNodeParts
-    // Kysely takes 'a.b' for b of a table a, and 'a as b' for an alias.
-    if (kind === 'ReferenceNode' && owner === undefined) return column.column.name
+    // Kysely takes 'a.b' for b of a table a, 'a as b' for an alias, and where it does, cuts off blanks.
+    if (kind === 'ReferenceNode' && owner === undefined && !isTrimmed(fields[i] as string))
+      return column.column.name
     throw new ModelError(model.name, `'${fields[i]}' cannot be the name of a column in Kysely`)
   })
   return { table: quoted.join('.'), columns }
@@ -174,6 +177,10 @@ async function readDates(
     date: reading(rows[0]?.day, 2000, 5, 2, 0, 0, 0),
     timestamp: reading(rows[0]?.moment, 2000, 5, 2, 3, 4, 5),
   }
+}
+
+function isTrimmed(name: string): boolean {
+  return name !== name.trim()
 }
 
 function quote(name: string): string {

@@ -2,7 +2,7 @@ import { expressionBuilder, type RawBuilder, type SelectQueryBuilder, sql } from
 import type { ColumnInfo, TableInfo } from '../models/column.ts'
 import type { Hop } from '../models/custom.ts'
 import type { BoundModel, ModelDefinition } from '../models/model.ts'
-import type { Shape } from '../models/shape.ts'
+import type { Dimension, Shape } from '../models/shape.ts'
 import { recordedFields, type StoredRow } from '../models/stored-row.ts'
 import type { Database, Tables } from './database.ts'
 import { describeTable } from './describe.ts'
@@ -52,19 +52,27 @@ export class KyselySource implements Source, Catalog {
   ): Promise<ResultRow[][]> {
     let from = this.#matches(WITHOUT_PLUGINS, model, shape, keys)
     let before = ROW
-    for (const [i, { model: table, on }] of path.slice(0, -1).entries()) {
+    /** Pairs that are equal: what links the rows of a hop, and what they are scoped by as the key is. */
+    const equalAt = ({ on, definition }: Hop) => [
+      ...on.map(([a, b]) => [`${before}.${a}`, b] as const),
+      ...definition().dimensions.map(({ name, field }) => {
+        const own = model.definition.dimensions.find((each) => each.name === name) as Dimension
+        return [`${ROW}.${own.field}`, field] as const
+      }),
+    ]
+    for (const [i, hop] of path.slice(0, -1).entries()) {
       const here = `loadstonehop${letter(i)}`
-      const left = before
-      from = from.innerJoin(`${table} as ${here}`, (join) =>
-        on.reduce((joined, [a, b]) => joined.on(isEqual(`${left}.${a}`, `${here}.${b}`)), join),
+      const equal = equalAt(hop)
+      from = from.innerJoin(`${hop.model} as ${here}`, (join) =>
+        equal.reduce((joined, [left, b]) => joined.on(isEqual(left, `${here}.${b}`)), join),
       ) as unknown as From
       before = here
     }
-    const { on } = path.at(-1) as Hop
+    const on = equalAt(path.at(-1) as Hop)
     const link = (i: number) => `loadstonelink${letter(i)}`
     // Each of them once: the rows that they lead to are then told apart by them.
     const links = from
-      .select([ordinal(), ...on.map(([a], i) => sql`${sql.ref(`${before}.${a}`)}`.as(link(i)))])
+      .select([ordinal(), ...on.map(([left], i) => sql`${sql.ref(left)}`.as(link(i)))])
       .distinct()
     const query = this.#db
       .selectFrom(links.as(KEY))
@@ -274,10 +282,18 @@ function byKey(rows: readonly Record<string, unknown>[], count: number): ResultR
   const [first] = rows
   if (!first) return lists
   const fields = Object.keys(first).filter((field) => field !== ORDINAL)
-  for (const row of rows) {
-    const result: Record<string, unknown> = {}
-    for (const field of fields) result[field] = row[field]
-    lists[Number(row[ORDINAL]) - 1]?.push(result)
-  }
+  const resultOf = fields.includes('__proto__') ? defined : assigned
+  for (const row of rows) lists[Number(row[ORDINAL]) - 1]?.push(resultOf(row, fields))
   return lists
+}
+
+function assigned(row: Readonly<Record<string, unknown>>, fields: readonly string[]): ResultRow {
+  const result: Record<string, unknown> = {}
+  for (const field of fields) result[field] = row[field]
+  return result
+}
+
+/** Slower, and right for a column called `__proto__`: to assign it would give the row another prototype. */
+function defined(row: Readonly<Record<string, unknown>>, fields: readonly string[]): ResultRow {
+  return Object.fromEntries(fields.map((field) => [field, row[field]]))
 }

@@ -80,6 +80,10 @@ export class GuardedStore implements CacheStore {
     return facts
   }
 
+  async missingRights(keys: readonly string[]): Promise<readonly string[]> {
+    return (await this.#inner.missingRights?.(keys)) ?? []
+  }
+
   async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {
     return this.#read(() => this.#inner.lead(name, candidate, ttlMs), true)
   }

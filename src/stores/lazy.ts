@@ -53,6 +53,10 @@ export class LazyStore implements CacheStore {
     return facts
   }
 
+  async missingRights(keys: readonly string[]): Promise<readonly string[]> {
+    return (await this.#store.missingRights?.(keys)) ?? []
+  }
+
   async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {
     return this.#store.lead(name, candidate, ttlMs)
   }

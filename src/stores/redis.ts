@@ -5,7 +5,7 @@ import { checkOptionNames, type Duration, durationMs, integerOption } from '../o
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
 import type { ProbedStore } from './guarded.ts'
 import { Marks } from './marks.ts'
-import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, SCRIPTS, type Script, STALE } from './scripts.ts'
+import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, RIGHTS, SCRIPTS, type Script, STALE } from './scripts.ts'
 import { type Acquired, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
 
 /** What Loadstone needs of an ioredis `Redis` (5.x or 6.x): where to connect, and how to make a connection of its own. */
@@ -84,6 +84,8 @@ export class RedisStore implements ProbedStore {
   readonly #epochCheck: NodeJS.Timeout
   readonly #keyPrefix: string
   readonly #marksKey: string
+  /** Nothing is ever stored under it. */
+  readonly #unusedKey: string
   #session: Session | undefined
   /** Settles when the connection that is being made for the first time is usable, or has failed. */
   #opening: Promise<void>
@@ -100,6 +102,7 @@ export class RedisStore implements ProbedStore {
   constructor(client: RedisClient, options: RedisStoreOptions = {}) {
     checkOptionNames('redis', options, ['timeout', 'intentReplicas', 'epochCheck', 'marksKey'])
     this.#marksKey = options.marksKey ?? '~marks'
+    this.#unusedKey = `${this.#marksKey}~rights`
     this.#timeoutMs = durationMs('redis.timeout', options.timeout ?? 50)
     this.#intentReplicas = integerOption('redis.intentReplicas', options.intentReplicas ?? 0, 0)
     const epochCheckMs = durationMs('redis.epochCheck', options.epochCheck ?? 2000)
@@ -273,6 +276,39 @@ export class RedisStore implements ProbedStore {
     if (!this.#session) throw this.#unavailable()
   }
 
+  async missingRights(keys: readonly string[]): Promise<readonly string[]> {
+    const patienceMs = Math.max(this.#timeoutMs, PATIENCE_MS)
+    await this.#within(this.#opening, patienceMs)
+    const connection = this.#connection
+    if (connection.status !== 'ready') throw this.#unavailable()
+    const own = this.#unusedKey
+    const steps: readonly (readonly [command: string, key: string, step: () => Promise<unknown>])[] = [
+      ['info', own, () => connection.info('replication')],
+      ['time', own, () => connection.time()],
+      ['script|load', own, () => connection.script('LOAD', RIGHTS.source)],
+      ['evalsha', own, () => connection.evalshaBuffer(RIGHTS.sha, 1, own)],
+      // What writes is tried inside of it alone: a replica's refusal would have the connection made anew.
+      ['eval', own, () => connection.evalBuffer(RIGHTS.source, 1, own)],
+      ['scan', own, () => connection.scan('0', 'MATCH', escapeGlob(own), 'COUNT', 1)],
+      ...(this.#intentReplicas > 0 ? [['wait', own, () => connection.wait(0, 1)] as const] : []),
+      ...[own, ...keys].map((key) => ['mget', key, () => connection.mgetBuffer([key])] as const),
+    ]
+    const missing = new Set<string>()
+    for (const [command, key, step] of steps) {
+      try {
+        const reply = await this.#within(step(), patienceMs)
+        if (command === 'eval') for (const inside of reply as Buffer[]) missing.add(String(inside))
+      } catch (error) {
+        const { cause } = error as Error
+        // Whatever else the server has to say, it was not the user that it refused.
+        if (!(cause instanceof Error) || cause.name !== 'ReplyError') throw error
+        if (!cause.message.startsWith('NOPERM')) continue
+        missing.add(/ to access /.test(cause.message) ? `~${this.#keyPrefix}${key}` : command)
+      }
+    }
+    return [...missing]
+  }
+
   async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {
     await this.#open()
     const [reply] = await this.#run(LEAD, [name], () => [candidate, ttlMs])
@@ -394,6 +430,7 @@ export class RedisStore implements ProbedStore {
       const [master] = await Promise.all([
         this.#readMaster(),
         ...SCRIPTS.map(({ source }) => this.#connection.script('LOAD', source)),
+        this.#checkRights(),
       ])
       this.#session = { master, marks: new Marks(master, await this.#mark('')) }
     } catch (error) {
@@ -410,6 +447,7 @@ export class RedisStore implements ProbedStore {
         await this.#connection.pexpire(this.#marksKey, MARKS_TTL_MS)
         return
       }
+      await this.#checkRights()
       const marks = new Marks(master, await this.#mark(''))
       if (this.#session === session) this.#session = { master, marks }
     } catch (error) {
@@ -419,6 +457,14 @@ export class RedisStore implements ProbedStore {
       // It was demoted, most likely. A connection anew may find its successor.
       this.#connection.disconnect(true)
     }
+  }
+
+  /** Who may fill but not clear would keep what is wrong, so a user that may not do everything may do nothing. */
+  async #checkRights(): Promise<void> {
+    // EVAL, as it needs a right of its own.
+    const missing = (await this.#connection.evalBuffer(RIGHTS.source, 1, this.#unusedKey)) as Buffer[]
+    if (missing.length > 0)
+      throw new StoreUnavailableError(`its user lacks rights in scripts: ${missing.join(', ')}`)
   }
 
   async #readMaster(): Promise<Buffer> {

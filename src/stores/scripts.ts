@@ -163,13 +163,28 @@ redis.call('SET', KEYS[1], out, 'PX', ARGV[2])
 return out`,
 )
 
-// KEYS: the name. ARGV: candidate, ttl ms. Reply: 1 = leads, 0 = somebody else does.
+// KEYS: the name. ARGV: candidate, ttl ms. Reply: 1 = leads, 0 = somebody else does. What is no string is nobody.
 export const LEAD = script(
   'lead',
-  `local leader = redis.call('GET', KEYS[1])
-if leader and leader ~= ARGV[1] then return 0 end
+  `local leader = redis.pcall('GET', KEYS[1])
+if type(leader) == 'string' and leader ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`,
+)
+
+// KEYS: one that nobody uses. Reply: the commands of the scripts above that the user may not run. Changes nothing.
+export const RIGHTS = script(
+  'rights',
+  `local out = {}
+local key = KEYS[1]
+for _, c in ipairs({{'GET', key}, {'SET', key, '', 'XX', 'PX', '1'}, {'DEL', key}, {'PEXPIRE', key, '1'}, {'TIME'}}) do
+  local r = redis.pcall(unpack(c))
+  local e = type(r) == 'table' and r.err
+  if e and (string.find(e, 'NOPERM', 1, true) or string.find(e, 'The user executing', 1, true)) then
+    out[#out + 1] = string.lower(c[1])
+  end
+end
+return out`,
 )
 
 export const SCRIPTS: readonly Script[] = [ACQUIRE, FILL, INTEND, CLEAR, STALE, MARK, LEAD]

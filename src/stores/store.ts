@@ -59,6 +59,14 @@ export interface CacheStore {
   facts?(): Promise<StoreFacts>
 
   /**
+   * What the user of the connection may not do: commands, `script|load` and the like, and keys, with `~` in front. A
+   * store inside the process has no users.
+   *
+   * @param keys under which nothing is stored, one for each prefix that is used
+   */
+  missingRights?(keys: readonly string[]): Promise<readonly string[]>
+
+  /**
    * Elects one of many: true when `candidate` leads under `name` from now on for `ttlMs`, because it did already, or
    * nobody does. For saving work only: a store that forgets may have two leaders for a while.
    */

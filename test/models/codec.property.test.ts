@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import pg from 'pg'
 import { expect, test } from 'vitest'
 import { createRowCodec, type RowCodec } from '../../src/models/codec.ts'
+import { mutate, randomFrom } from '../support/mutations.ts'
 import { differences, objectsIn } from './form.ts'
 
 type Row = Record<string, unknown>
@@ -178,66 +179,6 @@ test('another process reads the same, whatever was encoded before', () => {
 
 // `{ ...row, [name]: value }` defines, never assigns: fit for a column named __proto__.
 const nulls = (columns: readonly string[]): Row => Object.fromEntries(columns.map((name) => [name, null]))
-
-/** Repeatable numbers from 0 up to, without, `below` (mulberry32). */
-function randomFrom(seed: number) {
-  let state = seed
-  return (below: number) => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * below)
-  }
-}
-
-const INTERESTING = [
-  '__proto__',
-  '["o","__proto__",["o","polluted",1]]',
-  'rttttttt',
-  'null',
-  '[]',
-  '\xff\xff\xff\xff\x7f',
-  '\0',
-]
-
-/** One record changed in one to four places. */
-function mutate(record: Buffer, others: readonly Buffer[], random: (below: number) => number): Buffer {
-  let bytes = Buffer.from(record)
-  for (let left = 1 + random(4); left > 0; left--) {
-    const at = random(bytes.length)
-    const rest = bytes.subarray(at + random(8))
-    const other = others[random(others.length)] as Buffer
-    switch (random(7)) {
-      case 0:
-        bytes.writeUInt8((bytes[at] ?? 0) ^ (1 << random(8)), at)
-        break
-      case 1:
-        bytes.writeUInt8(random(256), at)
-        break
-      case 2:
-        bytes = Buffer.concat([bytes.subarray(0, at)])
-        break
-      case 3:
-        bytes = Buffer.concat([bytes.subarray(0, at), rest])
-        break
-      case 4:
-        bytes = Buffer.concat([
-          bytes.subarray(0, at),
-          Buffer.from(INTERESTING[random(7)] ?? '', 'latin1'),
-          rest,
-        ])
-        break
-      case 5:
-        bytes = Buffer.concat([bytes.subarray(0, at), other.subarray(random(other.length))])
-        break
-      default:
-        // Another tag: past the fingerprint and the kind.
-        bytes.write('snoidbujtAB'.charAt(random(11)), Math.min(5 + random(7), bytes.length - 1))
-    }
-    if (bytes.length === 0) return bytes
-  }
-  return bytes
-}
 
 test('damaged bytes never throw, and give rows of the right form or none', () => {
   const columns = ['id', '__proto__', 'at', 'raw', 'big', 'json', 'any']

@@ -197,7 +197,7 @@ describe('a bad declaration is refused by the name of its option', () => {
     [
       { ...key, filterfields: [['role']] },
       "option 'users.filterfields' must be left out; known are keyFields, filterFields, columns, ttl, negativeTtl, " +
-        'version, orderBy, normalize, relations, extend, maxListRows, consistency, onRedisDown, invalidation, staleFor, codec, enabled, but is "given"',
+        'version, orderBy, normalize, relations, extend, scopeBy, maxListRows, consistency, onRedisDown, invalidation, staleFor, codec, enabled, but is "given"',
     ],
   ])('%j', (meta, message) => {
     const declare = () => defineModel('users', meta as ModelMeta)

@@ -1,4 +1,5 @@
 import type { Kysely } from 'kysely'
+import { runInLoop } from 'loadstone'
 import { expectTypeOf, test } from 'vitest'
 import { cache, User } from './fixture.ts'
 
@@ -64,6 +65,46 @@ test('the other options have their values', () => {
   cache.model('users', { keyFields, version: '3' })
   // @ts-expect-error no such consistency
   cache.model('users', { keyFields, consistency: 'eventual' })
+})
+
+test('scopeBy names columns, which load gets with each key, and lookups do not take', () => {
+  const Scoped = cache.model('users', { keyFields, scopeBy: { tenant: 'org_id', role: 'role' } })
+  void Scoped.cache.getAsync({ id: 1 })
+  // @ts-expect-error the scope says it
+  void Scoped.cache.getAsync({ id: 1, org_id: 7 })
+  const Name = cache.instance({
+    name: 'Name',
+    model: Scoped,
+    keyFields: ['id'],
+    async load(keys) {
+      return keys.map((key) => {
+        key satisfies { id: number; org_id: number | null; role: 'admin' | 'member' }
+        // @ts-expect-error
+        return key.email
+      })
+    },
+  })
+  void Name({ id: 1 })
+  // @ts-expect-error the scope says it
+  void Name({ id: 1, org_id: 7 })
+  const Plain = cache.model('users', { keyFields })
+  cache.queryset({
+    name: 'Plain',
+    model: Plain,
+    keyFields: ['id'],
+    async loadOne(key) {
+      key satisfies { id: number }
+      // @ts-expect-error it is not scoped
+      return key.org_id
+    },
+  })
+  void runInLoop(() => 1, { scopeBy: { tenant: 7, role: 'admin', region: 7n } })
+  // @ts-expect-error no such column
+  cache.model('users', { keyFields, scopeBy: { tenant: 'tenant_id' } })
+  // @ts-expect-error dimensions have columns
+  cache.model('users', { keyFields, scopeBy: ['org_id'] })
+  // @ts-expect-error what is not known must not be left out by mistake
+  void runInLoop(() => 1, { scopeBy: { tenant: undefined } })
 })
 
 test('field lists may be constants', () => {

@@ -391,7 +391,7 @@ describe('Redis', () => {
     const findings = await diagnoseStore(store)
     await store.close()
     expect(troubles(findings)).toEqual([])
-    expect(findings).toHaveLength(7)
+    expect(findings).toHaveLength(8)
   })
 
   test('of every setting, and as a replica', async () => {
