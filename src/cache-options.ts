@@ -6,15 +6,17 @@ import { createRowCodec, type ValueType } from './models/codec.ts'
 import { booleanOption, checkOptionNames, type Duration, durationMs, integerOption } from './options.ts'
 import type { MemoryStoreOptions } from './stores/memory.ts'
 import type { RedisClient } from './stores/redis.ts'
+import type { ClusterClient } from './stores/topology.ts'
 
 export interface CacheOptions<DB> {
   /** Where rows come from. Kysely on Postgres: `pg` or PGlite. */
   readonly db: Kysely<DB>
   /**
-   * Where the shared cache is: an ioredis `Redis`. Loadstone makes a connection of its own to the same server.
-   * Default: a store inside the process, which is right only while one process uses the database through Loadstone.
+   * Where the shared cache is: an ioredis `Redis`, also one with `sentinels` and `name`, or an ioredis `Cluster`.
+   * Loadstone makes connections of its own to the same servers, one to each master. Default: a store inside the
+   * process, which is right only while one process uses the database through Loadstone.
    */
-  readonly redis?: RedisClient | undefined
+  readonly redis?: RedisClient | ClusterClient | undefined
   /** Begins all cache keys. Caches with one namespace on one store share entries. */
   readonly namespace: string
   /** The default `ttl` of models. Default `'7d'`. */
@@ -94,7 +96,7 @@ const OPTION_NAMES = [
 
 export interface ResolvedOptions<DB> {
   readonly db: Kysely<DB>
-  readonly redis: RedisClient | undefined
+  readonly redis: RedisClient | ClusterClient | undefined
   readonly namespace: string
   readonly ttlMs: number
   readonly storeTimeoutMs: number
@@ -127,9 +129,6 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
   if (typeof db?.selectFrom !== 'function') throw new OptionError('db', 'a Kysely instance', db)
   if (redis !== undefined && typeof redis?.duplicate !== 'function') {
     throw new OptionError('redis', 'an ioredis client', redis)
-  }
-  if ((redis as { isCluster?: boolean } | undefined)?.isCluster) {
-    throw new OptionError('redis', 'a single server (a Redis Cluster is not supported yet)', 'a Cluster')
   }
   if (redis && memory) throw new OptionError('memory', 'left out when redis is given', memory)
   if (!Array.isArray(valueTypes)) throw new OptionError('valueTypes', 'a list of value types', valueTypes)

@@ -33,9 +33,9 @@ import { Plan } from './plans/plan.ts'
 import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
 import type { Database } from './sources/database.ts'
 import { KyselySource } from './sources/kysely.ts'
+import { openRedisStore } from './stores/cluster.ts'
 import { LazyStore } from './stores/lazy.ts'
 import { MemoryStore } from './stores/memory.ts'
-import { type RedisClient, RedisStore } from './stores/redis.ts'
 import type { CacheStore } from './stores/store.ts'
 
 /** Counted since the cache was made. */
@@ -248,8 +248,8 @@ export interface Cache<DB> extends CustomCaches<DB> {
  */
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const { db, redis, namespace, ...settings } = resolveOptions(options)
-  const openRedis = (client: RedisClient) =>
-    new RedisStore(client, {
+  const openRedis = (client: NonNullable<typeof redis>) =>
+    openRedisStore(client, {
       timeout: settings.storeTimeoutMs,
       intentReplicas: settings.intentReplicas,
       marksKey: marksKey(namespace),

@@ -1,5 +1,5 @@
 import { messageOf } from '../errors.ts'
-import type { CacheStore, StoreFacts } from '../stores/store.ts'
+import type { CacheStore, NodeFacts, StoreFacts } from '../stores/store.ts'
 import { clockFinding, type Finding, fail, isAtLeast, median, ok, readableMs, warn } from './findings.ts'
 
 const OLDEST_REDIS = [6, 2] as const
@@ -11,15 +11,7 @@ export async function diagnoseStore(store: CacheStore): Promise<Finding[]> {
   }
   try {
     const facts = await store.facts()
-    return [
-      ok('store', `Redis ${facts.version} answers`),
-      version(facts),
-      role(facts),
-      epoch(facts),
-      eviction(facts),
-      latency(facts),
-      clockFinding('store', 'Redis', facts.clockAheadMs),
-    ]
+    return 'version' in facts ? findingsOf(facts) : findingsOfAll(facts)
   } catch (error) {
     return [
       fail(
@@ -29,6 +21,39 @@ export async function diagnoseStore(store: CacheStore): Promise<Finding[]> {
       ),
     ]
   }
+}
+
+function findingsOf(facts: StoreFacts): Finding[] {
+  return [
+    ok('store', `Redis ${facts.version} answers`),
+    version(facts),
+    role(facts),
+    epoch(facts),
+    eviction(facts),
+    latency(facts),
+    clockFinding('store', 'Redis', facts.clockAheadMs),
+  ]
+}
+
+/** Each server's findings, under its name. */
+function findingsOfAll(nodes: readonly NodeFacts[]): Finding[] {
+  const masters = nodes.filter(({ facts }) => !(facts instanceof Error)).length
+  return [
+    ok('store', `it is a Redis Cluster: ${masters} of ${nodes.length} masters answer`),
+    ...nodes.flatMap(({ node, facts }) => {
+      const findings =
+        facts instanceof Error
+          ? [
+              fail(
+                'store',
+                `it cannot be asked: ${messageOf(facts)}`,
+                'start it, or let a replica take its place; until then SQL answers for its keys, and what is written of them stays in the outbox',
+              ),
+            ]
+          : findingsOf(facts)
+      return findings.map((finding) => ({ ...finding, finding: `${node}: ${finding.finding}` }))
+    }),
+  ]
 }
 
 function version({ version }: StoreFacts): Finding {

@@ -252,6 +252,7 @@ function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step,
     const at = staleAt.get(entry)
     open.push((at !== undefined && refreshOf(entry, records[at] as Buffer | null, env)) || entry)
   }
+  if (open.some(isUnreachable)) env.counts.storeErrors++
   return open
 }
 
@@ -270,6 +271,10 @@ function refreshOf(entry: Entry, record: Buffer | null, { counts }: WaveEnvironm
   refresh.state = entry.state
   refresh.flights = entry.flights
   return refresh
+}
+
+function isUnreachable({ state }: Entry): boolean {
+  return state === 'unreachable'
 }
 
 function keyOfEntry(entry: Entry): string {
@@ -364,6 +369,7 @@ class Load {
           const record = acquired.records[i] as Buffer | null
           return record !== null && !entry.isRefresh && !believe(entry, record, this.#env)
         })
+        if (refused.some(isUnreachable)) counts.storeErrors++
         // Damaged even now: what is there came from somebody who writes other bytes than we can read.
         tasks.push(
           ...this.#selects(
@@ -384,20 +390,20 @@ class Load {
       }
     }
     const waiting: Entry[] = []
-    const newer: Entry[] = []
+    const unfilled: Entry[] = []
     for (const entry of taken) {
       const token = entry.state === 'leased' ? leaseToken(entry.record as Buffer) : undefined
       const flight = token && flights.get(entry.key, token)
       if (flight && !entry.flights?.includes(flight)) tasks.push(this.#join(entry, flight))
-      // Newer code's values stay for newer code; waiting would not change them.
-      else if (entry.state === 'newer') newer.push(entry)
+      // Newer code's values stay for newer code, and a server that is away stays away; waiting would not change them.
+      else if (entry.state === 'newer' || entry.state === 'unreachable') unfilled.push(entry)
       else {
         waiting.push(entry)
         // Another process loads it. Whoever sees that token too waits with us, and not each for a statement of its own.
         if (token && !flight) this.#begin(entry, token)
       }
     }
-    tasks.push(...this.#selects(newer, null))
+    tasks.push(...this.#selects(unfilled, null))
     if (waiting.length > 0) tasks.push(this.#wait(waiting, attempt))
     yield* this.#each(tasks)
   }
