@@ -44,7 +44,14 @@ interface Place {
 
 interface ClusterLease extends Lease {
   /** Per key, who granted it. */
-  readonly granted: ReadonlyMap<string, { readonly node: ClusterNode; readonly session: NodeSession }>
+  readonly granted: ReadonlyMap<string, Grant>
+}
+
+interface Grant {
+  readonly node: ClusterNode
+  readonly session: NodeSession
+  /** The key's slot was on its way there. */
+  readonly isAsking: boolean
 }
 
 /** What is done to each of some keys, in one write per master. */
@@ -60,7 +67,7 @@ interface Step {
   /** @param isApart a command of more than one key cannot be had now */
   command(i: number, session: NodeSession, isApart: boolean): Command
   /** What a reply comes to. */
-  answer?(i: number, reply: unknown, node: ClusterNode, session: NodeSession): unknown
+  answer?(i: number, reply: unknown, by: Grant): unknown
 }
 
 /** Keys that are asked for together. */
@@ -136,9 +143,9 @@ export class ClusterStore implements CacheStore {
       isPatient: false,
       marks: 'read',
       command: (i) => ({ name: 'get', args: [(places[i] as Place).at] }),
-      answer: (i, reply, _, { marks }) => {
+      answer: (i, reply, { session }) => {
         if (!Buffer.isBuffer(reply)) return null
-        return isOfOtherEpoch(reply, (marks as Marks).epochOf(keys[i] as string)) ? null : reply
+        return isOfOtherEpoch(reply, (session.marks as Marks).epochOf(keys[i] as string)) ? null : reply
       },
     })
     return recordsOf(replies)
@@ -148,7 +155,7 @@ export class ClusterStore implements CacheStore {
     const untilMs = performance.now() + this.#timeoutMs
     await this.#open(untilMs)
     const token = newToken()
-    const granted = new Map<string, { node: ClusterNode; session: NodeSession }>()
+    const granted = new Map<string, Grant>()
     const lease: ClusterLease = { token, session: this.#session, granted }
     const places = this.#placesOf(keys)
     const replies = await this.#each(places, {
@@ -159,9 +166,9 @@ export class ClusterStore implements CacheStore {
         const epoch = (marks as Marks).epochOf(keys[i] as string)
         return this.#script(ACQUIRE, places[i] as Place, [token, leaseMs, schemas[i] as number, epoch])
       },
-      answer: (i, reply, node, session) => {
+      answer: (i, reply, by) => {
         const [record = null] = reply as (Buffer | null)[]
-        if (record === null) granted.set(keys[i] as string, { node, session })
+        if (record === null) granted.set(keys[i] as string, by)
         return record
       },
     })
@@ -187,7 +194,8 @@ export class ClusterStore implements CacheStore {
       if (!epoch.equals(now.marks.epochOf(key))) continue
       const value = payload === 'absent' ? null : payload
       const record = value === 'release' ? '' : answerRecord(schema, epoch, value, Date.now())
-      const command = this.#script(FILL, this.#placeOf(key), [lease.token, record, ttlMs, epoch])
+      const script = this.#script(FILL, this.#placeOf(key), [lease.token, record, ttlMs, epoch])
+      const command = grant.isAsking ? { ...script, isAsking: true } : script
       const commands = byNode.get(grant.node)
       if (commands) commands.push(command)
       else byNode.set(grant.node, [command])
@@ -251,7 +259,7 @@ export class ClusterStore implements CacheStore {
       untilMs: performance.now() + this.#writePatienceMs,
       isPatient: true,
       command: (i) => this.#script(MARK, places[i] as Place, [mark, MARKS_TTL_MS, prefix]),
-      answer: (i, reply, node) => {
+      answer: (i, reply, { node }) => {
         node.accept((places[i] as Place).at, reply as Buffer)
         return reply
       },
@@ -401,14 +409,14 @@ export class ClusterStore implements CacheStore {
       if (step.last) checkLast(answers.pop(), step.last.least)
       const marks =
         step.marks === 'read' ? await this.#marksOf(node, session, answers.shift()) : session.marks
-      const under = { ...session, marks }
+      const by: Grant = { node, session: { ...session, marks }, isAsking }
       indices.forEach((i, at) => {
         const answer = answers[at]
         if (answer instanceof Error) {
           replies[i] = isWrongType(answer) && step.marks === 'read' ? null : unavailable(answer)
           const to = this.#redirect(answer, group)
           if (to) moved.push({ ...to, indices: [i] })
-        } else replies[i] = step.answer ? step.answer(i, answer, node, under) : answer
+        } else replies[i] = step.answer ? step.answer(i, answer, by) : answer
       })
     } catch (error) {
       for (const i of indices) replies[i] = unavailable(error)

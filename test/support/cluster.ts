@@ -50,10 +50,57 @@ export class ClusterView {
     return after.map((count, i) => count - (before[i] as number) - 1)
   }
 
+  /** Which master has a key, by its slot. */
+  async ownerOf(key: string): Promise<number> {
+    const slot = slotOf(this.placeOf(key))
+    const owned = await Promise.all(
+      this.masters.map(async (redis) => {
+        const ranges = (await redis.call('CLUSTER', 'SLOTS')) as [number, number, [string, number]][]
+        const port = Number(redis.options.port)
+        return ranges.some(([from, to, master]) => slot >= from && slot <= to && master[1] === port)
+      }),
+    )
+    return owned.indexOf(true)
+  }
+
+  /** Begins to move the slot of a key to another master: from then on both know of it. */
+  async move(key: string, to: number): Promise<Move> {
+    const slot = slotOf(this.placeOf(key))
+    const from = await this.ownerOf(key)
+    const [source, target] = [this.masters[from] as Redis, this.masters[to] as Redis]
+    const [sourceId, targetId] = (await Promise.all(
+      [source, target].map((redis) => redis.call('CLUSTER', 'MYID')),
+    )) as [string, string]
+    await target.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', sourceId)
+    await source.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', targetId)
+    const keys = async () => {
+      const found = (await source.call('CLUSTER', 'GETKEYSINSLOT', slot, 100)) as string[]
+      if (found.length === 0) return
+      await source.call('MIGRATE', '127.0.0.1', Number(target.options.port), '', 0, 5000, 'KEYS', ...found)
+    }
+    return {
+      keys,
+      finish: async () => {
+        await keys()
+        for (const redis of [target, source, ...this.masters]) {
+          await redis.call('CLUSTER', 'SETSLOT', slot, 'NODE', targetId)
+        }
+      },
+    }
+  }
+
   close(): void {
     for (const redis of this.masters) redis.disconnect()
     this.#cluster.disconnect()
   }
+}
+
+/** A slot on its way. */
+export interface Move {
+  /** Moves the keys that are in it by now. */
+  keys(): Promise<void>
+  /** Moves what is left, and tells all masters whose slot it is. */
+  finish(): Promise<void>
 }
 
 export function newNamespace(): string {
