@@ -4,6 +4,8 @@ import { startRedis } from './redis.ts'
 import type { Server } from './server.ts'
 
 export interface ClusterOptions {
+  /** Default: `redis-server`. Valkey does as well. */
+  program?: string | undefined
   /** How many replicas each master has. Default 0. */
   replicas?: number
   /** Further settings of every server, as on the command line. They win over ours. */
@@ -30,13 +32,16 @@ const ATTEMPTS = 5
 
 /** Starts a cluster, formed by our own commands, and waits until every server knows all of it. */
 export async function startCluster({
+  program,
   replicas = 0,
   args = [],
   nodeTimeout = 2000,
 }: ClusterOptions = {}): Promise<TestCluster> {
   const count = MASTERS * (1 + replicas)
   const settings = ['--cluster-node-timeout', String(nodeTimeout), ...args]
-  const started = await Promise.allSettled(Array.from({ length: count }, () => startClusterNode(settings)))
+  const started = await Promise.allSettled(
+    Array.from({ length: count }, () => startClusterNode(settings, program)),
+  )
   const servers = started.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
   const stop = async () => {
     await Promise.all(servers.map((server) => server.stop()))
@@ -57,7 +62,7 @@ export async function startCluster({
 }
 
 /** A server that could become part of a cluster. */
-export async function startClusterNode(args: readonly string[] = []): Promise<Server> {
+export async function startClusterNode(args: readonly string[] = [], program?: string): Promise<Server> {
   const cluster = ['--cluster-enabled', 'yes', '--cluster-config-file', 'nodes.conf']
   // Else it does not know its own address until another server tells, and clients are told of slots at no address.
   cluster.push('--cluster-announce-ip', '127.0.0.1')
@@ -66,7 +71,11 @@ export async function startClusterNode(args: readonly string[] = []): Promise<Se
     // The cluster's own bus listens so much higher.
     if (port + BUS_OFFSET > 65_535) continue
     try {
-      return await startRedis({ port, args: [...cluster, '--repl-diskless-sync-delay', '0', ...args] })
+      return await startRedis({
+        port,
+        program,
+        args: [...cluster, '--repl-diskless-sync-delay', '0', ...args],
+      })
     } catch (error) {
       if (attempt >= ATTEMPTS || !/address already in use|failed listening/i.test(String(error))) throw error
     }

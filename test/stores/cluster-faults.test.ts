@@ -358,6 +358,21 @@ describe('a slot that moves', () => {
     expect(await states(store, key)).toEqual([expected])
   })
 
+  test('marks that were away are told of what was cleared meanwhile, as they may be of use again', async () => {
+    await put(store, key)
+    const place = (await view.masters[home]?.keys(`${prefix}~marks*`))?.[0] as string
+    displaced.push(place)
+    await (await view.move(place, away)).finish()
+    await vi.waitFor(async () => expect(await states(store, key)).toEqual(['none']))
+    await store.clearPrefix(prefix)
+    await (await view.move(place, home)).finish()
+    const next = openStore()
+    await untilOpen(next)
+    // Nobody has filled it since, so it was filled under these marks.
+    expect(await view.client.getBuffer(key)).not.toBeNull()
+    expect(await states(next, key)).toEqual(['none'])
+  })
+
   test('marks that move with a slot are taken from another one, and every process takes the same', async () => {
     const other = openStore()
     await put(store, key)

@@ -25,7 +25,8 @@ afterAll(async () => {
 function openClusterStore(client: ClusterClient, keyPrefix = ''): StoreUnderTest {
   const namespace = newNamespace()
   const store = new ClusterStore(client, { ...PATIENT, marksKey: `${namespace}:~marks` })
-  const at = (key: string) => (keyPrefix.includes('{') ? keyPrefix + key : view.placeOf(keyPrefix + key))
+  const at = (key: string) =>
+    keyPrefix.includes('{') ? keyPrefix + key : ClusterView.placeOf(keyPrefix + key)
   return {
     store,
     prefix: `${namespace}:`,

@@ -33,7 +33,7 @@ export class ClusterView {
   }
 
   /** The key at which a stale copy is, and any other. */
-  placeOf(key: string): string {
+  static placeOf(key: string): string {
     return key.endsWith('~stale') ? `{${key.slice(0, -'~stale'.length)}}~stale` : key
   }
 
@@ -52,7 +52,7 @@ export class ClusterView {
 
   /** Which master has a key, by its slot. */
   async ownerOf(key: string): Promise<number> {
-    const slot = slotOf(this.placeOf(key))
+    const slot = slotOf(ClusterView.placeOf(key))
     const owned = await Promise.all(
       this.masters.map(async (redis) => {
         const ranges = (await redis.call('CLUSTER', 'SLOTS')) as [number, number, [string, number]][]
@@ -65,7 +65,7 @@ export class ClusterView {
 
   /** Begins to move the slot of a key to another master: from then on both know of it. */
   async move(key: string, to: number): Promise<Move> {
-    const slot = slotOf(this.placeOf(key))
+    const slot = slotOf(ClusterView.placeOf(key))
     const from = await this.ownerOf(key)
     const [source, target] = [this.masters[from] as Redis, this.masters[to] as Redis]
     const [sourceId, targetId] = (await Promise.all(
