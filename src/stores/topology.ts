@@ -31,7 +31,7 @@ export interface NodeClient extends RedisClient {
 }
 
 /** How long after the servers were asked they are not asked again, ms. */
-const REFRESH_PAUSE_MS = 100
+const REFRESH_PAUSE_MS = 200
 
 /**
  * Which master has which slots, as ioredis finds it out, through a client of our own. No commands go through it: it

@@ -1,4 +1,4 @@
-import { Cluster } from 'ioredis'
+import { Cluster, type Redis } from 'ioredis'
 import { Cluster as Cluster5 } from 'ioredis-5'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { OptionError, StoreUnavailableError } from '../../src/errors.ts'
@@ -9,7 +9,7 @@ import type { RedisStoreOptions } from '../../src/stores/redis.ts'
 import { slotOf } from '../../src/stores/slots.ts'
 import type { CacheStore, Lease } from '../../src/stores/store.ts'
 import type { ClusterClient } from '../../src/stores/topology.ts'
-import { slotsOf, startCluster, type TestCluster } from '../servers/cluster.ts'
+import { slotsOf, startCluster, startClusterNode, type TestCluster } from '../servers/cluster.ts'
 import type { Server } from '../servers/server.ts'
 import { ClusterView, keysIn, newNamespace } from '../support/cluster.ts'
 
@@ -394,6 +394,39 @@ describe('a slot that moves', () => {
     await vi.waitFor(() => put(store, key))
     await vi.waitFor(async () => expect(await states(other, key)).toEqual(['value']))
   })
+})
+
+test('a master that joins: writes follow the first slots that it gets, and reads once marks are among them', async () => {
+  const grown = await startCluster()
+  onTestFinished(grown.stop)
+  const joined = await startClusterNode()
+  onTestFinished(joined.stop)
+  const store = openStore({}, client(grown))
+  const all = new ClusterView({ ...grown, masters: [...grown.masters, joined] })
+  onTestFinished(() => all.close())
+  await all.masters[3]?.call('CLUSTER', 'MEET', '127.0.0.1', grown.masters[0]?.port as number)
+  const known = async (redis: Redis) =>
+    /cluster_state:ok[\s\S]*cluster_known_nodes:4/.test(String(await redis.call('CLUSTER', 'INFO')))
+  await vi.waitFor(async () => expect(await Promise.all(all.masters.map(known))).not.toContain(false), 10_000)
+
+  const key = `${prefix}key`
+  await vi.waitFor(() => put(store, key), 10_000)
+  const move = await all.move(key, 3)
+  await move.keys()
+  // Nobody has told the store of this master, except for the one that had the key.
+  await expect(states(store, key)).rejects.toThrow(/no marks/)
+  await store.intend([key], TOKEN, MINUTE)
+  await store.clear([key], TOKEN, true)
+  expect(await all.keys(key)).toEqual([])
+  await move.finish()
+  await expect(states(store, key)).rejects.toThrow(/no marks/)
+
+  await store.clearPrefix(prefix)
+  const place = (await all.masters[0]?.keys(`${prefix}~marks*`))?.[0] as string
+  await (await all.move(place, 3)).finish()
+  await store.clearPrefix(prefix) // finds out whose it is
+  await vi.waitFor(() => put(store, key), 10_000)
+  expect(await states(store, key)).toEqual(['value'])
 })
 
 test('facts: of each master, and what is wrong with one that cannot be asked', async () => {
