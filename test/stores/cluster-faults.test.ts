@@ -365,6 +365,7 @@ describe('a slot that moves', () => {
     await (await view.move(place, away)).finish()
     await vi.waitFor(async () => expect(await states(store, key)).toEqual(['none']))
     await store.clearPrefix(prefix)
+    expect(await view.client.get(place)).toContain(prefix)
     await (await view.move(place, home)).finish()
     const next = openStore()
     await untilOpen(next)
