@@ -9,15 +9,17 @@ import type { Database } from './sources/database.ts'
 import type { LoadedShape, ReplicaSettings } from './sources/replica.ts'
 import type { MemoryStoreOptions } from './stores/memory.ts'
 import type { RedisClient } from './stores/redis.ts'
+import type { ClusterClient } from './stores/topology.ts'
 
 export interface CacheOptions<DB> extends DatabaseOptions {
   /** Where rows come from. Kysely on Postgres: `pg` or PGlite. */
   readonly db: Kysely<DB>
   /**
-   * Where the shared cache is: an ioredis `Redis`. Loadstone makes a connection of its own to the same server.
-   * Default: a store inside the process, which is right only while one process uses the database through Loadstone.
+   * Where the shared cache is: an ioredis `Redis`, also one with `sentinels` and `name`, or an ioredis `Cluster`.
+   * Loadstone makes connections of its own to the same servers, one to each master. Default: a store inside the
+   * process, which is right only while one process uses the database through Loadstone.
    */
-  readonly redis?: RedisClient | undefined
+  readonly redis?: RedisClient | ClusterClient | undefined
   /** Begins all cache keys; any text without `~`. Caches with one namespace on one store share entries. */
   readonly namespace: string
   /** The default `ttl` of models. Default `'7d'`. */
@@ -155,7 +157,7 @@ const OPTION_NAMES = [
 
 export interface ResolvedOptions<DB> {
   readonly db: Kysely<DB>
-  readonly redis: RedisClient | undefined
+  readonly redis: RedisClient | ClusterClient | undefined
   readonly namespace: string
   readonly ttlMs: number
   readonly storeTimeoutMs: number
@@ -199,9 +201,6 @@ export function resolveOptions<DB>(given: CacheOptions<DB>): ResolvedOptions<DB>
   if (!isDatabase(db)) throw new OptionError('db', 'a Kysely instance', db)
   if (redis !== undefined && typeof redis?.duplicate !== 'function') {
     throw new OptionError('redis', 'an ioredis client', redis)
-  }
-  if ((redis as { isCluster?: boolean } | undefined)?.isCluster) {
-    throw new OptionError('redis', 'a single server (a Redis Cluster is not supported yet)', 'a Cluster')
   }
   if (redis && memory) throw new OptionError('memory', 'left out when redis is given', memory)
   if (!Array.isArray(valueTypes)) throw new OptionError('valueTypes', 'a list of value types', valueTypes)

@@ -22,10 +22,9 @@ import { type CreatePolymorphic, polymorphicOf } from './polymorphic.ts'
 import { type ReplicaCounts, type ReplicaSettings, sumOfReplicas } from './sources/replica.ts'
 import { RoutedSource } from './sources/routed.ts'
 import { Breaker, type BreakerSettings, type BreakerState } from './stores/breaker.ts'
-import { GuardedStore } from './stores/guarded.ts'
 import { LazyStore } from './stores/lazy.ts'
 import { MemoryStore } from './stores/memory.ts'
-import { type RedisClient, RedisStore } from './stores/redis.ts'
+import { openRedisStore } from './stores/open.ts'
 import type { CacheStore } from './stores/store.ts'
 import { channels } from './telemetry.ts'
 
@@ -128,10 +127,10 @@ export interface Cache<DB> extends DatabaseCache<DB> {
 export function createModelCache<DB>(options: CacheOptions<DB>): Cache<DB> {
   const { db, redis, namespace, ...settings } = resolveOptions(options)
   const breaker = new Breaker(BREAKER, () => performance.now())
-  const openRedis = (client: RedisClient) => {
+  const openRedis = (client: NonNullable<typeof redis>) => {
     const { storeTimeoutMs: timeout, intentReplicas } = settings
-    const opened = new RedisStore(client, { timeout, intentReplicas, marksKey: marksKey(namespace) })
-    return new GuardedStore(opened, breaker)
+    const storeOptions = { timeout, intentReplicas, marksKey: marksKey(namespace) }
+    return openRedisStore(client, storeOptions, breaker)
   }
   const store = !redis
     ? new MemoryStore(settings.memory)

@@ -78,3 +78,4 @@ export type { FallbackReason, LoadedShape, ReplicaCounts, ReplicaMessage } from 
 export type { BreakerState } from './stores/breaker.ts'
 export type { MemoryStoreOptions } from './stores/memory.ts'
 export type { RedisClient } from './stores/redis.ts'
+export type { ClusterClient } from './stores/topology.ts'

@@ -41,6 +41,8 @@ export function verdictOf(
       return record ? 'otherSchema' : 'gone'
     case 'newer':
       return 'otherSchema'
+    case 'unreachable':
+      return 'gone'
     case 'value':
     case 'absent':
       if (!rows) return 'unverifiable'
@@ -60,6 +62,7 @@ export function customVerdictOf(target: Target, record: Buffer | null, answer: A
   const state = stateOf(record, target.schema)
   if (state === 'none') return record ? 'otherSchema' : 'gone'
   if (state === 'newer') return 'otherSchema'
+  if (state === 'unreachable') return 'gone'
   if (state !== 'value' && state !== 'absent') return state
   if (answer === undefined) return 'unverifiable'
   if (state === 'absent' || answer === null) return state === 'absent' && answer === null ? 'right' : 'wrong'

@@ -1,5 +1,5 @@
 import { messageOf } from '../errors.ts'
-import type { CacheStore, StoreFacts } from '../stores/store.ts'
+import type { CacheStore, NodeFacts, StoreFacts } from '../stores/store.ts'
 import { clockFinding, type Finding, fail, isAtLeast, median, ok, readableMs, warn } from './findings.ts'
 
 const OLDEST_REDIS = [6, 2] as const
@@ -14,20 +14,12 @@ export async function diagnoseStore(store: CacheStore, keys: readonly string[] =
     return [ok('store', 'it is inside this process, which is right while only one process uses the database')]
   }
   try {
-    const missing = (await store.missingRights?.(keys)) ?? []
-    const needed = missing.filter((right) => right !== 'scan')
+    const missing = await store.missingRights?.(keys)
+    const needed = missing?.filter((right) => right !== 'scan') ?? []
     if (needed.length > 0) return [rights(needed)]
     const facts = await store.facts()
-    return [
-      ok('store', `Redis ${facts.version} answers`),
-      rights(missing),
-      version(facts),
-      role(facts),
-      epoch(facts),
-      eviction(facts),
-      latency(facts),
-      clockFinding('store', 'Redis', facts.clockAheadMs),
-    ]
+    const findings = 'version' in facts ? findingsOf(facts) : findingsOfAll(facts)
+    return missing ? [...findings, rights(missing)] : findings
   } catch (error) {
     return [
       fail(
@@ -49,6 +41,39 @@ function rights(missing: readonly string[]): Finding {
   return missing.every((right) => right === 'scan')
     ? warn('store', 'its user may not run scan: verify cannot look for entries', cure)
     : fail('store', `its user lacks ${grants.join(' ')}: what needs it fails, and SQL answers`, cure)
+}
+
+function findingsOf(facts: StoreFacts): Finding[] {
+  return [
+    ok('store', `Redis ${facts.version} answers`),
+    version(facts),
+    role(facts),
+    epoch(facts),
+    eviction(facts),
+    latency(facts),
+    clockFinding('store', 'Redis', facts.clockAheadMs),
+  ]
+}
+
+/** Each server's findings, under its name. */
+function findingsOfAll(nodes: readonly NodeFacts[]): Finding[] {
+  const masters = nodes.filter(({ facts }) => !(facts instanceof Error)).length
+  return [
+    ok('store', `it is a Redis Cluster: ${masters} of ${nodes.length} masters answer`),
+    ...nodes.flatMap(({ node, facts }) => {
+      const findings =
+        facts instanceof Error
+          ? [
+              fail(
+                'store',
+                `it cannot be asked: ${messageOf(facts)}`,
+                'start it, or let a replica take its place; until then SQL answers for its keys, and what is written of them stays in the outbox',
+              ),
+            ]
+          : findingsOf(facts)
+      return findings.map((finding) => ({ ...finding, finding: `${node}: ${finding.finding}` }))
+    }),
+  ]
 }
 
 function version({ version }: StoreFacts): Finding {

@@ -57,9 +57,14 @@ export async function clearTouched(
   token: string | null,
   committed: boolean,
 ): Promise<void> {
-  if (keys.length > 0) await store.clear(keys, token, committed)
-  if (committed && stale && stale.size > 0) await store.markStale(stale)
-  for (const prefix of prefixes) await store.clearPrefix(prefix)
+  const steps: (() => Promise<void>)[] = []
+  if (keys.length > 0) steps.push(() => store.clear(keys, token, committed))
+  if (committed && stale && stale.size > 0) steps.push(() => store.markStale(stale))
+  for (const prefix of prefixes) steps.push(() => store.clearPrefix(prefix))
+  // Of several servers one may be away: what the others have is cleared all the same.
+  const results: PromiseSettledResult<void>[] = []
+  for (const step of steps) results.push(...(await Promise.allSettled([step()])))
+  for (const result of results) if (result.status === 'rejected') throw result.reason
 }
 
 const DELETE_AFTER_MS = 5

@@ -10,7 +10,7 @@ import type { Answer, Target as LookedUp } from '../models/target.ts'
 import { dependentPrefix, touchedKeys } from '../models/touched.ts'
 import type { Database } from '../sources/database.ts'
 import type { KeyTexts, ResultRow, Source } from '../sources/source.ts'
-import { filledAt, stateOf } from '../stores/entry.ts'
+import { filledAt, stateOf, UNREACHABLE } from '../stores/entry.ts'
 import type { CacheStore } from '../stores/store.ts'
 import { customVerdictOf, type Unchecked, type Verdict, verdictOf } from './compare.ts'
 import { outboxExists, waitingRows } from './outbox-rows.ts'
@@ -261,7 +261,11 @@ export class Verification {
   }
 
   async #read(keys: readonly string[]): Promise<(Buffer | null)[]> {
-    return this.#patiently(() => this.#parts.store.getMany(keys))
+    return this.#patiently(async () => {
+      const records = await this.#parts.store.getMany(keys)
+      if (records.includes(UNREACHABLE)) throw new StoreUnavailableError('one of its servers does not answer')
+      return records
+    })
   }
 
   /** A list of rows per key; undefined for a key that is none for the database. */

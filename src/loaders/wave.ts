@@ -269,8 +269,20 @@ type Way = 'store' | 'past' | 'fallback'
 function* look(entries: readonly Entry[], env: WaveEnvironment): Generator<Step, Entry[], never> {
   if (entries.length <= LOOK_CHUNK) return yield* lookAtOnce(entries, env)
   const open: Entry[] = []
-  for (let from = 0; from < entries.length; from += LOOK_CHUNK)
-    for (const entry of yield* lookAtOnce(entries.slice(from, from + LOOK_CHUNK), env)) open.push(entry)
+  for (let from = 0; from < entries.length; from += LOOK_CHUNK) {
+    try {
+      for (const entry of yield* lookAtOnce(entries.slice(from, from + LOOK_CHUNK), env)) open.push(entry)
+    } catch (error) {
+      // While none is answered, they are all as they were.
+      if (from === 0) throw error
+      env.counts.storeErrors++
+      for (const entry of entries.slice(from)) {
+        entry.state = 'unreachable'
+        open.push(entry)
+      }
+      break
+    }
+  }
   return open
 }
 
@@ -290,6 +302,7 @@ function* lookAtOnce(entries: readonly Entry[], env: WaveEnvironment): Generator
     const at = staleAt.get(entry)
     open.push((at !== undefined && refreshOf(entry, records[at] as Buffer | null, env)) || entry)
   }
+  if (open.some(isUnreachable)) env.counts.storeErrors++
   return open
 }
 
@@ -308,6 +321,10 @@ function refreshOf(entry: Entry, record: Buffer | null, { counts }: WaveEnvironm
   refresh.state = entry.state
   refresh.flights = entry.flights
   return refresh
+}
+
+function isUnreachable({ state }: Entry): boolean {
+  return state === 'unreachable'
 }
 
 function keyOfEntry(entry: Entry): string {
@@ -401,6 +418,7 @@ class Load {
           const record = acquired.records[i] as Buffer | null
           return record !== null && !entry.isRefresh && !believe(entry, record, this.#env)
         })
+        if (refused.some(isUnreachable)) counts.storeErrors++
         // Damaged even now: what is there came from somebody who writes other bytes than we can read.
         tasks.push(
           ...this.#selects(
@@ -416,20 +434,26 @@ class Load {
       }
     }
     const waiting: Entry[] = []
-    const newer: Entry[] = []
+    const unfilled: Entry[] = []
     for (const entry of taken) {
       const token = entry.state === 'leased' ? leaseToken(entry.record as Buffer) : undefined
       const flight = token && flights.get(entry.key, token)
       if (flight && !entry.flights?.includes(flight)) tasks.push(this.#join(entry, flight))
-      // Newer code's values stay for newer code; waiting would not change them.
-      else if (entry.state === 'newer') newer.push(entry)
+      // Newer code's values stay for newer code, and a server that is away stays away; waiting would not change them.
+      else if (entry.state === 'newer' || entry.state === 'unreachable') unfilled.push(entry)
       else {
         waiting.push(entry)
         // Another process loads it. Whoever sees that token too waits with us, and not each for a statement of its own.
         if (token && !flight) this.#begin(entry, token)
       }
     }
-    tasks.push(...this.#selects(newer, null))
+    tasks.push(...this.#fallBack(unfilled.filter(isUnreachable)))
+    tasks.push(
+      ...this.#selects(
+        unfilled.filter((entry) => !isUnreachable(entry)),
+        null,
+      ),
+    )
     if (waiting.length > 0) tasks.push(this.#wait(waiting, attempt))
     yield* this.#each(tasks)
   }

@@ -7,12 +7,13 @@ const MAX_VALUES_LENGTH = 160
 const NULL_TEXT = '~'
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: keys are shown in terminals, so none may hold a control character
-const SPECIAL = /[%:,~#[\]*?\\\x00-\x20\x7f-\x9f]/
+const SPECIAL = /[%:,~#[\]{}*?\\\x00-\x20\x7f-\x9f]/
 const SPECIALS = new RegExp(SPECIAL.source, 'g')
 
 /**
  * A text as it stands in a cache key. The separators, blanks, control characters and what `SCAN MATCH` gives a
- * meaning to are percent-encoded, so the pieces of a key can be told apart, whatever they hold.
+ * meaning to are percent-encoded, so the pieces of a key can be told apart, whatever they hold; and braces, so that no
+ * value decides where in a Redis Cluster its key is.
  */
 export function escapeKeyPart(text: string): string {
   if (!SPECIAL.test(text)) return text
@@ -42,9 +43,16 @@ export function relayKey(namespace: string): string {
   return `${escapeKeyPart(namespace)}:~relay`
 }
 
+const STALE_SUFFIX = '~stale'
+
 /** Where what was at `key` is kept for a while after a write has marked it stale. No key ends like this: `~` is escaped. */
 export function staleKeyOf(key: string): string {
-  return `${key}~stale`
+  return key + STALE_SUFFIX
+}
+
+/** The key of which {@link staleKeyOf} made `key`; undefined: none. */
+export function unstaleKeyOf(key: string): string | undefined {
+  return key.endsWith(STALE_SUFFIX) ? key.slice(0, -STALE_SUFFIX.length) : undefined
 }
 
 /** The key of the marks of a namespace, see stores/marks.ts. */

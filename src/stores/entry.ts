@@ -26,9 +26,24 @@ export const INTENT_BYTES = TOKEN_BYTES + DEADLINE_BYTES
 /**
  * What a record means to a reader of stored form `schema`:
  * `none` nothing to use, may be acquired; `value` and `absent` an answer; `leased` somebody loads it; `intended`
- * somebody is about to write it; `newer` stored by newer code, to be left alone; `damaged` no record of ours.
+ * somebody is about to write it; `newer` stored by newer code, to be left alone; `damaged` no record of ours;
+ * `unreachable` nobody knows, see {@link UNREACHABLE}.
  */
-export type EntryState = 'none' | 'value' | 'absent' | 'leased' | 'intended' | 'newer' | 'damaged'
+export type EntryState =
+  | 'none'
+  | 'value'
+  | 'absent'
+  | 'leased'
+  | 'intended'
+  | 'newer'
+  | 'damaged'
+  | 'unreachable'
+
+/**
+ * In the place of a record that could not be asked for, where others could: one of several servers is away. Told by
+ * its identity, so that nothing that is stored can pass for it.
+ */
+export const UNREACHABLE: Buffer = Buffer.from('unreachable')
 
 export function stateOf(record: Buffer | null, schema: number): EntryState {
   if (record === null) return 'none'
@@ -42,7 +57,7 @@ export function stateOf(record: Buffer | null, schema: number): EntryState {
   if (kind === LEASE) return record.length === LEASE_BYTES ? 'leased' : 'damaged'
   if (kind === INTENT)
     return record.length > 1 && (record.length - 1) % INTENT_BYTES === 0 ? 'intended' : 'damaged'
-  return 'damaged'
+  return record === UNREACHABLE ? 'unreachable' : 'damaged'
 }
 
 /** Whether a record is of another epoch than `epoch`. Such values are not believed, and such leases do not count. */

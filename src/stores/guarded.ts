@@ -1,6 +1,6 @@
 import { StoreUnavailableError } from '../errors.ts'
 import type { Breaker } from './breaker.ts'
-import type { Acquired, CacheStore, Fill, Lease, StoreFacts } from './store.ts'
+import type { Acquired, CacheStore, Fill, Lease, NodeFacts, StoreFacts } from './store.ts'
 
 /** A store that can be asked whether it would answer. */
 export interface ProbedStore extends CacheStore {
@@ -74,14 +74,14 @@ export class GuardedStore implements CacheStore {
     yield* this.#inner.scan(prefix)
   }
 
-  async facts(): Promise<StoreFacts> {
+  async facts(): Promise<StoreFacts | readonly NodeFacts[]> {
     const facts = await this.#inner.facts?.()
     if (!facts) throw new StoreUnavailableError('it tells nothing of itself')
     return facts
   }
 
-  async missingRights(keys: readonly string[]): Promise<readonly string[]> {
-    return (await this.#inner.missingRights?.(keys)) ?? []
+  async missingRights(keys: readonly string[]): Promise<readonly string[] | undefined> {
+    return this.#inner.missingRights?.(keys)
   }
 
   async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {

@@ -1,5 +1,5 @@
 import { StoreUnavailableError } from '../errors.ts'
-import type { Acquired, CacheStore, Fill, Lease, StoreFacts } from './store.ts'
+import type { Acquired, CacheStore, Fill, Lease, NodeFacts, StoreFacts } from './store.ts'
 
 /** A store that is opened by the first step that needs it: for who may well need none. */
 export class LazyStore implements CacheStore {
@@ -47,14 +47,14 @@ export class LazyStore implements CacheStore {
     yield* this.#store.scan(prefix)
   }
 
-  async facts(): Promise<StoreFacts> {
+  async facts(): Promise<StoreFacts | readonly NodeFacts[]> {
     const facts = await this.#store.facts?.()
     if (!facts) throw new StoreUnavailableError('it tells nothing of itself')
     return facts
   }
 
-  async missingRights(keys: readonly string[]): Promise<readonly string[]> {
-    return (await this.#store.missingRights?.(keys)) ?? []
+  async missingRights(keys: readonly string[]): Promise<readonly string[] | undefined> {
+    return this.#store.missingRights?.(keys)
   }
 
   async lead(name: string, candidate: string, ttlMs: number): Promise<boolean> {

@@ -9,12 +9,15 @@ export interface CacheStore {
   /** Stands for the connection to one master; another value, or undefined, when it is gone. To be compared only. */
   readonly session: unknown
 
-  /** One round trip. A value or lease from under another master, or from before a `clearPrefix`, comes back as null. */
+  /**
+   * One round trip. A value or lease from under another master, or from before a `clearPrefix`, comes back as null. Of
+   * a store on several servers, what could not be asked for comes back as `UNREACHABLE` (entry.ts) while others answer.
+   */
   getMany(keys: readonly string[]): Promise<(Buffer | null)[]>
 
   /**
    * Leases for keys that hold nothing usable: no record, a value of another epoch, or of a lower schema. Any other
-   * record stays and is returned, null means granted.
+   * record stays and is returned, null means granted, `UNREACHABLE` (entry.ts) is as for `getMany`.
    *
    * @param schemas per key; {@link EVERY_SCHEMA} takes over whatever value is there
    */
@@ -51,20 +54,20 @@ export interface CacheStore {
 
   /**
    * The keys that begin with `prefix`, in portions and in no order. One that is there all the time is among them,
-   * maybe more than once; one that comes or goes meanwhile may be.
+   * maybe more than once; one that comes or goes meanwhile may be. Stale copies may be left out.
    */
   scan(prefix: string): AsyncIterable<readonly string[]>
 
-  /** What the server behind the store says of itself; a store inside the process has none. */
-  facts?(): Promise<StoreFacts>
+  /** What the server behind the store says of itself, or each of several; a store inside the process has none. */
+  facts?(): Promise<StoreFacts | readonly NodeFacts[]>
 
   /**
    * What the user of the connection may not do: commands, `script|load` and the like, and keys, with `~` in front. A
-   * store inside the process has no users.
+   * store inside the process has no users. Undefined: nobody has looked.
    *
    * @param keys under which nothing is stored, one for each prefix that is used
    */
-  missingRights?(keys: readonly string[]): Promise<readonly string[]>
+  missingRights?(keys: readonly string[]): Promise<readonly string[] | undefined>
 
   /**
    * Elects one of many: true when `candidate` leads under `name` from now on for `ttlMs`, because it did already, or
@@ -91,6 +94,14 @@ export interface StoreFacts {
   readonly timeoutMs: number
   /** How far the server's clock is ahead of ours, ms; as exact as a round trip is short. */
   readonly clockAheadMs: number
+}
+
+/** Of one server of several. */
+export interface NodeFacts {
+  /** `host:port` */
+  readonly node: string
+  /** What is wrong, where it cannot be asked. */
+  readonly facts: StoreFacts | Error
 }
 
 /** Higher than any schema number: as the schema of a request it calls every value that is there old. */

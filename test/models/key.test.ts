@@ -39,6 +39,7 @@ describe('a cache key', () => {
     ['a b\n', 'a%20b%0A'],
     ['[*?]\\', '%5B%2A%3F%5D%5C'],
     ['\x1b[2J\x9b', '%1B%5B2J%9B'],
+    ['{tag}', '%7Btag%7D'],
     ['', ''],
   ])('writes %j as %j', (text, written) => {
     expect(escapeKeyPart(text)).toBe(written)

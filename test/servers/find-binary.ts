@@ -9,9 +9,18 @@ export interface PostgresBinaries {
 
 /** The path of `redis-server`, or undefined when it is not installed. */
 export function findRedis(machine: Machine = thisMachine()): string | undefined {
+  return findProgram('redis-server', machine)
+}
+
+/** The path of `valkey-server`, or undefined when it is not installed. */
+export function findValkey(machine: Machine = thisMachine()): string | undefined {
+  return findProgram('valkey-server', machine)
+}
+
+function findProgram(name: string, machine: Machine): string | undefined {
   const places = ['usr/bin', 'usr/local/bin', 'opt/homebrew/bin'].map((place) => join(machine.root, place))
-  const directory = directoryWith(['redis-server'], [...pathDirectories(machine), ...places])
-  return directory && join(directory, 'redis-server')
+  const directory = directoryWith([name], [...pathDirectories(machine), ...places])
+  return directory && join(directory, name)
 }
 
 /** The paths of `initdb` and `postgres` of one version, or undefined when they are not installed. */

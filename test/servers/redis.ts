@@ -7,6 +7,8 @@ import { onFreePort } from './ports.ts'
 import { type Server, startServer } from './server.ts'
 
 export interface RedisOptions {
+  /** Default: `redis-server`. Valkey does as well. */
+  program?: string | undefined
   /** Further settings, as on the command line: `['--maxmemory', '10mb']`. They win over ours. */
   args?: readonly string[]
   /** Default: a free one. */
@@ -17,7 +19,7 @@ export interface RedisOptions {
 
 /** Starts a Redis on 127.0.0.1 that keeps nothing on disk. */
 export async function startRedis(options: RedisOptions = {}): Promise<Server> {
-  const program = findRedis()
+  const program = options.program ?? findRedis()
   if (!program) throw new Error('redis-server is not installed')
   return options.port
     ? start(program, options.port, options)

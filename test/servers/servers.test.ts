@@ -4,15 +4,19 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { Redis } from 'ioredis'
 import { afterAll, afterEach, describe, expect, inject, onTestFinished, test } from 'vitest'
 import { createTestDatabase } from '../support/database.ts'
 import { closeRedis, testRedis } from '../support/redis.ts'
+import { slotsOf, startCluster } from './cluster.ts'
 import { findPostgres, findRedis } from './find-binary.ts'
 import { installServers } from './install.ts'
 import type { Machine } from './machine.ts'
 import { freePort, onFreePort } from './ports.ts'
 import { provisionServers } from './provision.ts'
 import { startRedis } from './redis.ts'
+import { startSentinel } from './sentinel.ts'
+import type { Server } from './server.ts'
 
 const emptyRoot = mkdtempSync(join(tmpdir(), 'loadstone-root-'))
 afterAll(() => rmSync(emptyRoot, { recursive: true }))
@@ -102,6 +106,38 @@ describe('startRedis', () => {
     expect(isAlive(Number(pid))).toBe(true)
     parent.kill('SIGKILL')
     await expect.poll(() => isAlive(Number(pid)), { timeout: 5_000 }).toBe(false)
+  })
+})
+
+describe('several servers', () => {
+  test('startCluster: three masters with all slots and their replicas, gone after stop', async () => {
+    const cluster = await startCluster({ replicas: 1 })
+    onTestFinished(cluster.stop)
+    const servers = [...cluster.masters, ...cluster.replicas]
+    const redis = new Redis((cluster.masters[0] as Server).url)
+    const slots = (await redis.call('CLUSTER', 'SLOTS')) as [number, number, [string, number]][]
+    redis.disconnect()
+    expect(slots.map(([from, to, [, port]]) => ({ from, to, port })).sort((x, y) => x.from - y.from)).toEqual(
+      cluster.masters.map(({ port }, i) => ({ from: slotsOf(i)[0], to: slotsOf(i).at(-1), port })),
+    )
+    for (const [i, { url }] of cluster.replicas.entries()) {
+      const replica = new Redis(url)
+      expect(await replica.info('replication')).toContain(`master_port:${cluster.masters[i]?.port}\r\n`)
+      replica.disconnect()
+    }
+    await cluster.stop()
+    expect(servers.map(({ pid }) => isAlive(pid))).toEqual(servers.map(() => false))
+  })
+
+  test('startSentinel: they lead to the master, and all are gone after stop', async () => {
+    const { master, replica, client, stop } = await startSentinel()
+    onTestFinished(stop)
+    const redis = new Redis({ ...client })
+    expect(await redis.info('server')).toContain(`process_id:${master.pid}\r\n`)
+    expect(await redis.info('replication')).toContain(`port=${replica.port}`)
+    redis.disconnect()
+    await stop()
+    expect([master, replica].map(({ pid }) => isAlive(pid))).toEqual([false, false])
   })
 })
 

@@ -1,0 +1,78 @@
+import { messageOf, StoreUnavailableError } from '../errors.ts'
+
+/**
+ * What a connection of ours is made with, whatever the application's has: a cache must not queue commands while the
+ * server is away, and must never send a command again.
+ */
+export const OWN_CONNECTION = {
+  lazyConnect: true,
+  enableOfflineQueue: false,
+  autoResendUnfulfilledCommands: false,
+  maxRetriesPerRequest: 0,
+  enableAutoPipelining: false,
+  stringNumbers: false,
+  // A master that was demoted: the connection anew finds out who is master now. Nothing is sent again.
+  reconnectOnError: (error: Error) => error.message.includes('READONLY'),
+  connectTimeout: 2000,
+  // So that a connection that is stuck does not take long to give up.
+  disconnectTimeout: 100,
+  retryStrategy: (attempt: number) => Math.min(50 * attempt, 250),
+}
+
+/** From the last time that somebody connected, cleared, or looked whether the master is the same. */
+export const MARKS_TTL_MS = 30 * 24 * 3_600_000
+/** A write's keys go in turns of so many, each with a patience of its own. */
+export const WRITE_CHUNK = 5000
+export const WRITE_PATIENCE_MS = 200
+/** How long a step may take at least, ms, that no request waits for. */
+export const PATIENCE_MS = 2000
+
+/**
+ * The first four bytes of `master_replid`, which changes with every restart and every promotion.
+ *
+ * @param info what `INFO replication` says
+ * @throws StoreUnavailableError for a replica: it has its master's epoch, but may not have heard of the latest writes
+ */
+export function masterOf(info: string): Buffer {
+  if (/^role:slave/m.test(info)) throw new StoreUnavailableError('it is a replica')
+  const replid = /^master_replid:([0-9a-f]{8})/m.exec(info)?.[1]
+  if (!replid) throw new StoreUnavailableError('INFO replication does not tell master_replid')
+  return Buffer.from(replid, 'hex')
+}
+
+/** What `step` comes to; rejects StoreUnavailableError for whatever it rejects with, or when it takes longer. */
+export function within<T>(step: Promise<T>, timeoutMs: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      // After a long pause of the event loop timers run before sockets are read: let a reply that is here win.
+      setImmediate(() => reject(new StoreUnavailableError(`no answer within ${timeoutMs} ms`)))
+    }, timeoutMs)
+    step.then(
+      (value) => {
+        clearTimeout(timer)
+        resolve(value)
+      },
+      (error: unknown) => {
+        clearTimeout(timer)
+        reject(unavailable(error))
+      },
+    )
+  })
+}
+
+export function unavailable(error: unknown): StoreUnavailableError {
+  return error instanceof StoreUnavailableError
+    ? error
+    : new StoreUnavailableError(messageOf(error), { cause: error })
+}
+
+export function chunks<T>(items: readonly T[], size: number): readonly (readonly T[])[] {
+  if (items.length <= size) return items.length === 0 ? [] : [items]
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
+    items.slice(i * size, (i + 1) * size),
+  )
+}
+
+export function escapeGlob(text: string): string {
+  return text.replace(/[\\*?[\]]/g, '\\$&')
+}
