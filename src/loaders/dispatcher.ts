@@ -82,7 +82,8 @@ export class Dispatcher {
 
   /** One for the lookups inside a transaction: from SQL alone, through its connection. Counts together with this one. */
   forTransaction(source: Source): Dispatcher {
-    return new Dispatcher({ ...this.#parts, driver: this.#parts.driver.withSource(source), useStore: false })
+    const driver = this.#parts.driver.forTransaction(source)
+    return new Dispatcher({ ...this.#parts, driver, useStore: false })
   }
 
   /** Has the lookups answered, or failed, by a wave with those of all scopes that are due in this tick. */

@@ -2,6 +2,7 @@ import type { Source } from '../sources/source.ts'
 import type { CacheStore } from '../stores/store.ts'
 import type { Fallbacks } from './bulkhead.ts'
 import { runLoad } from './custom-load.ts'
+import { runApart } from './scope.ts'
 import type { Step, Wave } from './wave.ts'
 
 /** How many round trips of each kind were made. Commands that a store sends side by side are one trip. */
@@ -29,22 +30,25 @@ export class AsyncDriver {
   readonly #store: CacheStore
   readonly source: Source
   readonly #fallbacks: Fallbacks
+  readonly #isInTransaction: boolean
 
   constructor(
     store: CacheStore,
     source: Source,
     fallbacks: Fallbacks,
     hook: AsyncDriver['hook'] = { gate: undefined },
+    isInTransaction = false,
   ) {
     this.#store = store
+    this.#isInTransaction = isInTransaction
     this.source = source
     this.#fallbacks = fallbacks
     this.hook = hook
   }
 
-  /** A driver that reads rows from elsewhere. */
-  withSource(source: Source): AsyncDriver {
-    return new AsyncDriver(this.#store, source, this.#fallbacks, this.hook)
+  /** A driver that reads rows through a transaction. */
+  forTransaction(source: Source): AsyncDriver {
+    return new AsyncDriver(this.#store, source, this.#fallbacks, this.hook, true)
   }
 
   /**
@@ -99,9 +103,10 @@ export class AsyncDriver {
     const run = (): Promise<unknown> => {
       fallback?.begins()
       trips[step.op]++
-      return step.op === 'select'
-        ? this.source.select(step.model, step.shape, step.keys)
-        : runLoad(this.source, step.target, step.keys, step.values)
+      if (step.op === 'select') return this.source.select(step.model, step.shape, step.keys)
+      const load = () => runLoad(this.source, step.target, step.keys, step.values)
+      // What is looked up there in a transaction, it must see like everything else.
+      return this.#isInTransaction ? load() : runApart(load)
     }
     if (!fallback) return run()
     if (step.op === 'select') return this.#fallbacks.of(step.model).statement(run)

@@ -151,6 +151,19 @@ export function runInScope<Result>(scope: Scope, fn: () => Result): Result {
   return storage.run(scope, fn)
 }
 
+/**
+ * Runs what loads for the store in a scope of its own, past the store. A memo, and the store until a clear is through, may
+ * be older than the lease that is filled; and it is nobody's work, as scopes that share a wave may be of several tenants.
+ */
+export async function runApart<Result>(fn: () => Promise<Result>): Promise<Result> {
+  const scope = new Scope(undefined, false)
+  try {
+    return await storage.run(scope, fn)
+  } finally {
+    scope.end()
+  }
+}
+
 export interface ScopeOptions {
   /**
    * False: lookups in the scope are answered by SQL, batched and memoised as always; the store is neither asked nor

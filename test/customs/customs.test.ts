@@ -249,6 +249,52 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
     await expectTrips(portal.cache, { ...COLD, load: 1 }, () => AvatarIds(1).resolveAsync())
   })
 
+  describe('a load that looks up what it needs', () => {
+    /** The urls of a user's avatars, by a lookup of the model. */
+    async function urls() {
+      const { cache, models } = portal
+      const Urls = cache.queryset({
+        name: 'Urls',
+        model: models.Avatar,
+        keyFields: ['user_id'],
+        loadOne: async ({ user_id }) => {
+          const avatars = await models.Avatar.cache.filterAsync({ user_id })
+          return avatars.map(({ url }) => url)
+        },
+      })
+      await cache.install()
+      return Urls
+    }
+
+    test('is given what the database has: a memo from before a write is never filled as what was written', async () => {
+      const { models } = portal
+      const Urls = await urls()
+      await inScope(async () => {
+        expect(await models.Avatar.cache.filterAsync({ user_id: 1 })).toMatchObject([{ id: 1 }, { id: 2 }])
+        await portal.elsewhere('delete from avatars where id = 2')
+        expect(await Urls(1).resolveAsync()).toEqual(['avatar 1'])
+      })
+      expect(await inScope(() => Urls(1).resolveAsync())).toEqual(['avatar 1'])
+    })
+
+    test('goes past the store, where a write may not have been cleared yet', async () => {
+      const { models } = portal
+      const Urls = await urls()
+      await inScope(() => models.Avatar.cache.filterAsync({ user_id: 1 }))
+      await portal.cache.idle()
+      await portal.unseen('delete from avatars where id = 2')
+      expect(await inScope(() => Urls(1).resolveAsync())).toEqual(['avatar 1'])
+    })
+
+    test('is in the transaction that its lookup is in', async () => {
+      const Urls = await urls()
+      await portal.cache.transaction(async (trx) => {
+        await trx.deleteFrom('avatars').where('id', '=', 2).execute()
+        expect(await Urls(1).resolveAsync()).toEqual(['avatar 1'])
+      })
+    })
+  })
+
   describe('a load that goes wrong', () => {
     type Loading =
       | { load: (keys: readonly { id: number }[]) => unknown }
