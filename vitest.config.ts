@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
 
@@ -19,6 +20,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     globalSetup: 'test/servers/global-setup.ts',
     pool: 'forks',
+    // Much of the time goes into waiting for servers, so that two keep a small machine busy.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     reporters: ['default'],
     testTimeout: 20_000,
     hookTimeout: 30_000,

@@ -1,6 +1,6 @@
 import type { Kysely, Selectable } from 'kysely'
 import { ModelError, OptionError } from './errors.ts'
-import { type CustomCache, createCustomCache } from './loaders/custom-cache.ts'
+import { type CustomCache, type CustomLookup, createCustomCache } from './loaders/custom-cache.ts'
 import { within } from './loaders/custom-load.ts'
 import type { ModelCache } from './loaders/model-cache.ts'
 import type { Reader } from './loaders/reader.ts'
@@ -13,7 +13,16 @@ import {
   withLinks,
   withShape,
 } from './models/model.ts'
-import type { FurtherOf, GivenKey, NoRelations, RELATED, RowsOf } from './models/relation.ts'
+import type {
+  CheckedItem,
+  FurtherOf,
+  GivenKey,
+  NoRelations,
+  RELATED,
+  RowsOf,
+  WithItem,
+  WithRelations,
+} from './models/relation.ts'
 import { defineShape, type Shape } from './models/shape.ts'
 import type { FieldName, TableName } from './models/types.ts'
 import { checkOptionNames, type Duration, durationMs } from './options.ts'
@@ -160,8 +169,24 @@ export interface CustomCaches<DB> {
     options: CustomOptions<DB, TB, Fields, Result, Declared, Scoped> &
       CustomLoader<DB, LoadKey<DB, TB, Fields, Scoped>, Value>,
   ): Cached<DB, TB, Fields, Value | null, Declared>
+  /** With relations: each row as a new object that has them, as lookups of the model have it. */
+  instance<
+    TB extends TableName<DB>,
+    const Fields extends readonly FieldName<DB, TB>[],
+    Result,
+    Declared,
+    Leads extends object,
+    const Item extends WithItem<Leads>,
+  >(
+    options: CustomOptions<DB, TB, Fields, Result, Declared> &
+      PathModel<Leads> & { readonly with: readonly (Item & CheckedItem<Leads, Item>)[] },
+  ): CustomLookup<
+    GivenKey<DB, CustomKey<DB, TB, Fields>, Declared>,
+    PositionalKey<DB, TB, Fields>,
+    WithRelations<Result, Leads, Item> | null
+  >
   instance<TB extends TableName<DB>, const Fields extends readonly FieldName<DB, TB>[], Result, Declared>(
-    options: CustomOptions<DB, TB, Fields, Result, Declared>,
+    options: CustomOptions<DB, TB, Fields, Result, Declared> & { readonly with?: undefined },
   ): Cached<DB, TB, Fields, Result | null, Declared>
 
   /**
@@ -249,6 +274,7 @@ interface Given {
   readonly enabled?: boolean
   readonly single?: boolean
   readonly path?: unknown
+  readonly with?: unknown
   readonly load?: Load
   readonly loadOne?: (key: never, context: { readonly db: never }) => Promise<unknown>
   readonly loadTimeout?: Duration
@@ -290,7 +316,9 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
     const shape = shapeFor(model)
     names.add(name)
     if (!model.reader.definition.shapes.includes(shape)) model.extend((before) => withShape(before, shape))
-    return createCustomCache(name, model.reader, shape)
+    const { related } = model.reader
+    const wanted = given.with === undefined ? undefined : () => related.wanted(`${name}.with`, given.with)
+    return createCustomCache(name, model.reader, shape, wanted)
   }
 
   const custom = (given: Given, known: readonly string[], load: () => CustomLoad) =>
@@ -324,7 +352,9 @@ export function createCustomCaches<DB>(declared: ReadonlyMap<object, Declared>):
 
   const caches = {
     instance: (given: Given) =>
-      loads(given) ? custom(given, [...COMMON, ...LOADING], () => loadOf(given)) : rows(given, COMMON, 'key'),
+      loads(given)
+        ? custom(given, [...COMMON, ...LOADING], () => loadOf(given))
+        : rows(given, [...COMMON, 'with'], 'key'),
     queryset(given: Given) {
       if (loads(given)) return custom(given, [...COMMON, ...LOADING], () => loadOf(given))
       if (given.single) return custom(given, [...COMMON, 'single'], () => ({ kind: 'first' }))

@@ -38,7 +38,8 @@ export class Lookup {
   /** What callers wait for: the answer as `#onAbsent` puts it. Undefined until {@link begin}. */
   promise: Promise<unknown> | undefined = undefined
   readonly #onAbsent: OnAbsent
-  readonly #memo: Memo | undefined
+  /** Of the scope it was made in; undefined outside of any. */
+  readonly memo: Memo | undefined
   /** Failed, or left without an answer. */
   #ended = false
   #resolve: ((value: unknown) => void) | undefined = undefined
@@ -62,7 +63,7 @@ export class Lookup {
     this.values = values
     this.address = address
     this.#onAbsent = onAbsent
-    this.#memo = memo
+    this.memo = memo
   }
 
   get pending(): boolean {
@@ -95,7 +96,7 @@ export class Lookup {
   /** Fails those who wait. A failure is no answer: the next lookup of this key asks again. */
   fail(error: Error): void {
     this.#ended = true
-    this.#memo?.delete(this)
+    this.memo?.delete(this)
     this.#reject?.(error)
   }
 

@@ -368,6 +368,17 @@ function answerOne({ target }: Entry, lookup: Lookup, bytes: Buffer, offset: num
   return true
 }
 
+function groupBy<Key>(entries: readonly Entry[], keyOf: (entry: Entry) => Key): Map<Key, Entry[]> {
+  const groups = new Map<Key, Entry[]>()
+  for (const entry of entries) {
+    const key = keyOf(entry)
+    const group = groups.get(key)
+    if (group) group.push(entry)
+    else groups.set(key, [entry])
+  }
+  return groups
+}
+
 /** Everything of a wave that goes beyond the store's first answer. */
 class Load {
   readonly #env: WaveEnvironment
@@ -513,16 +524,17 @@ class Load {
     }
   }
 
-  /** One statement per shape. */
+  /**
+   * One statement per shape. What the application loads is apart for each scope, as one that it throws for fails all with
+   * it.
+   */
   #selects(entries: readonly Entry[], lease: Lease | null, isFallback = false): Wave[] {
-    const groups = new Map<Target, Entry[]>()
-    for (const entry of entries) {
-      const group = groups.get(entry.target)
-      if (group) group.push(entry)
-      else groups.set(entry.target, [entry])
-    }
+    const byTarget = groupBy(entries, ({ target }) => target)
+    const groups = [...byTarget].flatMap(([{ shape }, group]) =>
+      shape.custom?.load.kind === 'load' ? [...groupBy(group, ({ first }) => first.memo).values()] : [group],
+    )
     const tasks: Wave[] = []
-    for (const group of groups.values()) {
+    for (const group of groups) {
       for (let from = 0; from < group.length; from += SELECT_CHUNK) {
         tasks.push(this.#select(group.slice(from, from + SELECT_CHUNK), lease, isFallback))
       }

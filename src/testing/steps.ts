@@ -26,7 +26,8 @@ export interface Steps {
 
 /**
  * From now on, holds every step of the cache's waves: the store and the source are asked when the test says so, and
- * in the order it says. It drives the very code that runs in production.
+ * in the order it says. It drives the very code that runs in production, in which lookups of one tick are one wave,
+ * whatever their scopes: begin in another tick what is to have a wave of its own.
  *
  * ```ts
  * const steps = holdSteps(cache)

@@ -286,6 +286,32 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
       expect(await inScope(() => Urls(1).resolveAsync())).toEqual(['avatar 1'])
     })
 
+    test('loads for each scope apart: what it throws fails nobody else', async () => {
+      const { cache, models } = portal
+      const calls: number[][] = []
+      const Picky = cache.instance({
+        name: 'Picky',
+        model: models.User,
+        keyFields: ['id'],
+        async load(keys) {
+          calls.push(keys.map(({ id }) => id))
+          if (keys.some(({ id }) => id === 13)) throw new RangeError('no 13 here')
+          return keys.map(({ id }) => `user ${id}`)
+        },
+      })
+      await cache.install()
+      const read = (...ids: number[]) => inScope(() => Promise.all(ids.map((id) => Picky(id).resolveAsync())))
+      const [good, bad] = await expectTrips(cache, { ...COLD, load: 2 }, () =>
+        Promise.allSettled([read(1, 2), read(3, 13)]),
+      )
+      expect(good).toMatchObject({ value: ['user 1', 'user 2'] })
+      expect(bad).toMatchObject({ reason: { name: 'LoadError' } })
+      expect(calls).toEqual([
+        [1, 2],
+        [3, 13],
+      ])
+    })
+
     test('is in the transaction that its lookup is in', async () => {
       const Urls = await urls()
       await portal.cache.transaction(async (trx) => {

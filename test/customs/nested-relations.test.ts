@@ -25,6 +25,54 @@ describe.each(Object.entries(PLACES))('on %s', (_place, openPortal) => {
   const trips = <Result>(expected: Parameters<typeof expectTrips>[1], fn: () => Promise<Result>) =>
     expectTrips(portal.cache, expected, () => inScope(fn))
 
+  describe('an instance cache with relations', () => {
+    const declare = () =>
+      portal.cache.instance({
+        name: 'EventWithOwner',
+        model: models.Event,
+        keyFields: ['slug'],
+        with: ['tags', { owner: ['team'] }],
+      })
+
+    test('gives rows with them: entries of their models, in the same waves', async () => {
+      const { Event, User } = models
+      const EventWithOwner = declare()
+      const read = () => EventWithOwner('event-1').resolveAsync()
+      const found = { id: 1, owner: { id: 1, team: { name: 'team 1' } }, tags: [{ id: 1 }, { id: 2 }] }
+      expect(await trips(cold(3, 5), read)).toMatchObject(found)
+      expect(
+        await trips({ mget: 3 }, () => EventWithOwner({ slug: 'event-1' }).resolveAsync()),
+      ).toMatchObject(found)
+      await trips(WARM, () =>
+        Promise.all([Event.cache.getAsync({ slug: 'event-1' }), User.cache.getAsync({ id: 1 })]),
+      )
+      await portal.elsewhere("update users set name = 'renamed' where id = 1")
+      expect(await inScope(read)).toMatchObject({ owner: { name: 'renamed' } })
+      expect(await trips(cold(1, 1), () => EventWithOwner('nowhere').resolveAsync())).toBeNull()
+    })
+
+    test('is forgotten as the row of its model is', async () => {
+      const EventWithOwner = declare()
+      const key = { slug: 'event-2' }
+      await inScope(() => EventWithOwner(key).resolveAsync())
+      await portal.cache.idle()
+      expect(await EventWithOwner.keyOf(key)).toBe(await models.Event.cache.keyOf(key))
+      await EventWithOwner.invalidate(key)
+      await trips(cold(1, 1), () => models.Event.cache.getAsync(key))
+    })
+
+    test('does not go with a load, nor with what is no relation', async () => {
+      const common = { model: models.Event, keyFields: ['slug'] } as const
+      const loading = { ...common, name: 'Loading', with: ['owner'], loadOne: async () => 1 }
+      expect(() => portal.cache.instance(loading as never)).toThrow(OptionError)
+      const Odd = portal.cache.instance({ ...common, name: 'Odd', with: ['owners' as 'owner'] })
+      await expect(Odd('event-1').resolveAsync()).rejects.toMatchObject({
+        name: 'OptionError',
+        message: expect.stringContaining("'Odd.with'"),
+      })
+    })
+  })
+
   describe('the relations of relations', () => {
     test('come in the wave of what tells their keys: never more waves than levels', async () => {
       const { Event } = models

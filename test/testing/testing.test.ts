@@ -22,6 +22,11 @@ beforeEach(async () => {
   return () => cache.close()
 })
 
+/** What is looked up in one tick is one wave. */
+function inAnotherTick(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
+
 describe('expectTrips', () => {
   test('returns what the function returned, after the fills', async () => {
     expect(await expectTrips(cache, COLD, read)).toMatchObject({ id: 1 })
@@ -103,6 +108,7 @@ describe('holdSteps', () => {
   test('takes steps of two waves in any order', async () => {
     const steps = holdSteps(cache)
     const one = read()
+    await inAnotherTick()
     const other = runInLoop(() => opened.Product.cache.getAsync({ id: 1 }))()
     await steps.take('getMany')
     await steps.take('getMany')
@@ -118,7 +124,9 @@ describe('holdSteps', () => {
   test('two who wait for a step get one each', async () => {
     const steps = holdSteps(cache)
     const waiting = [steps.take('getMany'), steps.take('getMany')]
-    const reading = [read(), read()]
+    const one = read()
+    await inAnotherTick()
+    const reading = [one, read()]
     await Promise.all(waiting)
     steps.release()
     await Promise.all(reading)
@@ -126,7 +134,9 @@ describe('holdSteps', () => {
 
   test('two who take a step that is there already take two', async () => {
     const steps = holdSteps(cache)
-    const reading = [read(), read()]
+    const one = read()
+    await inAnotherTick()
+    const reading = [one, read()]
     await steps.next()
     await expect.poll(() => steps.held.length).toBe(2)
     await Promise.all([steps.take('getMany'), steps.take('getMany')])

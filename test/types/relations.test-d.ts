@@ -337,3 +337,21 @@ test('a query may ask only the cache', () => {
   expectTypeOf(query.resolveAsync({ onlyCache: false })).toEqualTypeOf<Promise<TeamRow>>()
   expectTypeOf(query.resolveAsync({})).toEqualTypeOf<Promise<TeamRow>>()
 })
+
+test('an instance cache has rows with the relations that it names', async () => {
+  const EventOnSlug = portal.instance({
+    name: 'EventOnSlug',
+    model: linked.Event,
+    keyFields: ['slug'],
+    with: ['tags', { owner: ['team'] }],
+  })
+  const event = await EventOnSlug('launch').resolveAsync()
+  expectTypeOf(event?.owner?.team).toEqualTypeOf<TeamRow | null | undefined>()
+  expectTypeOf(event?.tags).toEqualTypeOf<readonly Row<PortalTables, 'tags'>[] | undefined>()
+  // @ts-expect-error its entries are those of the models
+  EventOnSlug.prime({ slug: 'launch' }, null)
+  // @ts-expect-error no such relation
+  portal.instance({ name: 'Odd', model: linked.Event, keyFields: ['slug'], with: ['owners'] })
+  // @ts-expect-error not with a load
+  portal.instance({ name: 'Odd', model: Event, keyFields: ['slug'], with: ['owner'], loadOne: async () => 1 })
+})
