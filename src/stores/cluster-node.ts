@@ -1,7 +1,6 @@
-import { randomBytes } from 'node:crypto'
 import { messageOf, StoreUnavailableError } from '../errors.ts'
 import { MARKS_TTL_MS, masterOf, OWN_CONNECTION, unavailable, within } from './connection.ts'
-import { Marks } from './marks.ts'
+import { Marks, newMark } from './marks.ts'
 import { MARK, SCRIPTS, type Script } from './scripts.ts'
 import type { StoreFacts } from './store.ts'
 import type { NodeClient } from './topology.ts'
@@ -333,8 +332,4 @@ export class ClusterNode {
 
 function isRedirection(reply: unknown): boolean {
   return reply instanceof Error && /^(MOVED|ASK|TRYAGAIN)\b/.test(reply.message)
-}
-
-export function newMark(): string {
-  return randomBytes(6).toString('base64url')
 }

@@ -1,14 +1,7 @@
 import { OptionError, StoreUnavailableError } from '../errors.ts'
 import { staleKeyOf, unstaleKeyOf } from '../models/key.ts'
 import { checkOptionNames, durationMs, integerOption } from '../options.ts'
-import {
-  type Argument,
-  ClusterNode,
-  type Command,
-  evalsha,
-  type NodeSession,
-  newMark,
-} from './cluster-node.ts'
+import { type Argument, ClusterNode, type Command, evalsha, type NodeSession } from './cluster-node.ts'
 import {
   chunks,
   escapeGlob,
@@ -20,7 +13,7 @@ import {
   within,
 } from './connection.ts'
 import { answerRecord, isOfOtherEpoch, UNREACHABLE } from './entry.ts'
-import type { Marks } from './marks.ts'
+import { type Marks, newMark } from './marks.ts'
 import type { RedisStoreOptions } from './redis.ts'
 import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, type Script, STALE } from './scripts.ts'
 import { hashTagOf, SLOTS, slotOf } from './slots.ts'

@@ -63,7 +63,12 @@ export function within<T>(step: Promise<T>, timeoutMs: number): Promise<T> {
 export function unavailable(error: unknown): StoreUnavailableError {
   return error instanceof StoreUnavailableError
     ? error
-    : new StoreUnavailableError(messageOf(error), { cause: error })
+    : new StoreUnavailableError(messageOf(error), { cause: error, refused: isReply(error) })
+}
+
+/** Whether an error is what the server said, as ioredis tells it. */
+function isReply(error: unknown): boolean {
+  return error instanceof Error && error.name === 'ReplyError'
 }
 
 export function chunks<T>(items: readonly T[], size: number): readonly (readonly T[])[] {

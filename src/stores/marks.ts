@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 
 /**
  * Which entries of a namespace are forgotten, whatever is stored: one string in the store, read with every MGET.
@@ -77,4 +77,9 @@ function parse(record: Buffer) {
     at = to
   }
   return { base: record.subarray(0, MARK_CHARS), marks }
+}
+
+/** A mark, or a base. */
+export function newMark(): string {
+  return randomBytes(6).toString('base64url')
 }

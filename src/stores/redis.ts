@@ -1,10 +1,20 @@
-import { randomBytes } from 'node:crypto'
 import { messageOf, StoreUnavailableError } from '../errors.ts'
 import { staleKeyOf } from '../models/key.ts'
 import { checkOptionNames, type Duration, durationMs, integerOption } from '../options.ts'
+import {
+  chunks,
+  escapeGlob,
+  MARKS_TTL_MS,
+  masterOf,
+  OWN_CONNECTION,
+  PATIENCE_MS,
+  WRITE_CHUNK,
+  WRITE_PATIENCE_MS,
+  within,
+} from './connection.ts'
 import { answerRecord, isOfOtherEpoch } from './entry.ts'
 import type { ProbedStore } from './guarded.ts'
-import { Marks } from './marks.ts'
+import { Marks, newMark } from './marks.ts'
 import { ACQUIRE, CLEAR, FILL, INTEND, LEAD, MARK, RIGHTS, SCRIPTS, type Script, STALE } from './scripts.ts'
 import { type Acquired, type Fill, type Lease, newToken, type StoreFacts } from './store.ts'
 
@@ -62,16 +72,9 @@ interface Session {
 const GET_CHUNK = 1000
 const SCRIPT_CHUNK = 500
 const SCAN_COUNT = 1000
-/** A write's keys go in turns of so many, each with a patience of its own. */
-const WRITE_CHUNK = 5000
-const WRITE_PATIENCE_MS = 200
-/** How long a step may take at least, ms, that no request waits for. */
-const PATIENCE_MS = 2000
 /** A connection that has nothing to say to a probe for so long is made anew, ms: TCP would try for many minutes. */
 const STUCK_MS = 1000
 const FACT_TRIPS = 7
-/** From the last time that somebody connected, cleared, or looked whether the master is the same. */
-const MARKS_TTL_MS = 30 * 24 * 3_600_000
 
 /**
  * The store on one Redis (or Valkey) server, through a connection of its own: a cache must not queue commands while
@@ -106,21 +109,7 @@ export class RedisStore implements ProbedStore {
     this.#timeoutMs = durationMs('redis.timeout', options.timeout ?? 50)
     this.#intentReplicas = integerOption('redis.intentReplicas', options.intentReplicas ?? 0, 0)
     const epochCheckMs = durationMs('redis.epochCheck', options.epochCheck ?? 2000)
-    this.#connection = client.duplicate({
-      lazyConnect: true,
-      enableOfflineQueue: false,
-      autoResendUnfulfilledCommands: false,
-      maxRetriesPerRequest: 0,
-      enableAutoPipelining: false,
-      stringNumbers: false,
-      // A master that was demoted: the connection anew finds out who is master now. Nothing is sent again.
-      reconnectOnError: (error: Error) => error.message.includes('READONLY'),
-      connectTimeout: 2000,
-      // So that a connection that is stuck does not take long to give up.
-      disconnectTimeout: 100,
-      maxLoadingRetryTime: 200,
-      retryStrategy: (attempt: number) => Math.min(50 * attempt, 250),
-    }) as Connection
+    this.#connection = client.duplicate({ ...OWN_CONNECTION, maxLoadingRetryTime: 200 }) as Connection
     this.#keyPrefix = this.#connection.options.keyPrefix ?? ''
     this.#connection.on('error', (error) => {
       this.#lastError = error
@@ -469,53 +458,10 @@ export class RedisStore implements ProbedStore {
 
   async #readMaster(): Promise<Buffer> {
     const info = await this.#connection.info('replication')
-    // A replica has its master's epoch, but may not have heard of the latest writes.
-    if (/^role:slave/m.test(info)) throw new StoreUnavailableError('it is a replica')
-    const replid = /^master_replid:([0-9a-f]{8})/m.exec(info)?.[1]
-    if (!replid) throw new StoreUnavailableError('INFO replication does not tell master_replid')
-    return Buffer.from(replid, 'hex')
+    return masterOf(info)
   }
 
   #within<T>(step: Promise<T>, timeoutMs = this.#timeoutMs): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        // After a long pause of the event loop timers run before sockets are read: let a reply that is here win.
-        setImmediate(() => reject(new StoreUnavailableError(`no answer within ${timeoutMs} ms`)))
-      }, timeoutMs)
-      step.then(
-        (value) => {
-          clearTimeout(timer)
-          resolve(value)
-        },
-        (error: unknown) => {
-          clearTimeout(timer)
-          reject(
-            error instanceof StoreUnavailableError
-              ? error
-              : new StoreUnavailableError(messageOf(error), { cause: error, refused: isReply(error) }),
-          )
-        },
-      )
-    })
+    return within(step, timeoutMs)
   }
-}
-
-/** Whether an error is what the server said, as ioredis tells it. */
-function isReply(error: unknown): boolean {
-  return error instanceof Error && error.name === 'ReplyError'
-}
-
-function newMark(): string {
-  return randomBytes(6).toString('base64url')
-}
-
-function chunks<T>(items: readonly T[], size: number): readonly (readonly T[])[] {
-  if (items.length <= size) return items.length === 0 ? [] : [items]
-  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
-    items.slice(i * size, (i + 1) * size),
-  )
-}
-
-function escapeGlob(text: string): string {
-  return text.replace(/[\\*?[\]]/g, '\\$&')
 }

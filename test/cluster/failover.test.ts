@@ -81,6 +81,8 @@ async function openBank(place: Place, consistency: (typeof CONSISTENCIES)[number
     redis: place.client(),
     namespace,
     storeTimeout: '100ms',
+    // An intent that was taken just before its master was killed may be on the new one, and nobody takes it back.
+    intentTtl: '5s',
     relay: false,
   })
   onTestFinished(() => cache.close())
