@@ -100,19 +100,19 @@ export class AsyncDriver {
 
   #load(step: Extract<Step, { op: 'select' | 'load' }>, trips: Trips): Promise<unknown> {
     const { fallback } = step
+    const { model, shape } = step.op === 'select' ? step : step.target
+    const isFunction = shape.custom?.load.kind === 'load'
     const run = (): Promise<unknown> => {
       fallback?.begins()
       trips[step.op]++
-      if (step.op === 'select') return this.source.select(step.model, step.shape, step.keys)
+      if (step.op === 'select') return this.source.select(model, shape, step.keys)
       const load = () => runLoad(this.source, step.target, step.keys, step.values)
-      // What is looked up there in a transaction, it must see like everything else.
-      return this.#isInTransaction ? load() : runApart(load)
+      // What a function looks up in a transaction, it must see like everything else.
+      return isFunction && !this.#isInTransaction ? runApart(load) : load()
     }
     if (!fallback) return run()
-    if (step.op === 'select') return this.#fallbacks.of(step.model).statement(run)
-    const { model, shape } = step.target
     const of = this.#fallbacks.of(model)
-    return shape.custom?.load.kind === 'load' ? of.load(run) : of.statement(run)
+    return isFunction ? of.load(run) : of.statement(run)
   }
 
   /** True when all tasks are done, false when `patienceMs` have passed since a task ended and others still run. */

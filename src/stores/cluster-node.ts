@@ -1,5 +1,5 @@
 import { messageOf, StoreUnavailableError } from '../errors.ts'
-import { MARKS_TTL_MS, masterOf, OWN_CONNECTION, unavailable, within } from './connection.ts'
+import { MARKS_TTL_MS, masterOf, OWN_CONNECTION, readFacts, unavailable, within } from './connection.ts'
 import { Marks, newMark } from './marks.ts'
 import { MARK, SCRIPTS, type Script } from './scripts.ts'
 import type { StoreFacts } from './store.ts'
@@ -61,7 +61,6 @@ export interface NodeParts {
 
 /** A connection that has answered nothing for so long is made anew, ms: TCP would try for many minutes. */
 const STUCK_MS = 1000
-const FACT_TRIPS = 7
 
 /** One master of a Redis Cluster, through a connection of our own, which follows no redirection by itself. */
 export class ClusterNode {
@@ -180,34 +179,7 @@ export class ClusterNode {
   async facts(timeoutMs: number, patienceMs: number): Promise<StoreFacts> {
     await within(this.#opening, patienceMs)
     if (this.#connection.status !== 'ready') throw this.unavailable()
-    const latenciesMs: number[] = []
-    let clockAheadMs = 0
-    for (let i = 0; i < FACT_TRIPS; i++) {
-      const sent = Date.now()
-      const began = performance.now()
-      const [seconds, micros] = await within(this.#connection.time(), patienceMs)
-      const tookMs = performance.now() - began
-      // The fastest trip tells the time best.
-      if (tookMs < Math.min(...latenciesMs, Number.POSITIVE_INFINITY)) {
-        clockAheadMs = Number(seconds) * 1000 + Number(micros) / 1000 - (sent + tookMs / 2)
-      }
-      latenciesMs.push(tookMs)
-    }
-    const infos = ['server', 'memory', 'replication'].map((section) =>
-      within(this.#connection.info(section), patienceMs),
-    )
-    const info = (await Promise.all(infos)).join('\n')
-    const told = (name: string) => new RegExp(`^${name}:(.*?)\r?$`, 'm').exec(info)?.[1]
-    return {
-      version: told('redis_version') ?? '',
-      role: told('role') ?? '',
-      masterReplid: told('master_replid'),
-      maxMemory: Number(told('maxmemory') ?? 0),
-      evictionPolicy: told('maxmemory_policy') ?? '',
-      latenciesMs,
-      timeoutMs,
-      clockAheadMs: Math.round(clockAheadMs),
-    }
+    return readFacts(this.#connection, patienceMs, timeoutMs)
   }
 
   unavailable(): StoreUnavailableError {

@@ -1,4 +1,5 @@
 import { messageOf, StoreUnavailableError } from '../errors.ts'
+import type { StoreFacts } from './store.ts'
 
 /**
  * What a connection of ours is made with, whatever the application's has: a cache must not queue commands while the
@@ -26,6 +27,7 @@ export const WRITE_CHUNK = 5000
 export const WRITE_PATIENCE_MS = 200
 /** How long a step may take at least, ms, that no request waits for. */
 export const PATIENCE_MS = 2000
+const FACT_TRIPS = 7
 
 /**
  * The first four bytes of `master_replid`, which changes with every restart and every promotion.
@@ -38,6 +40,46 @@ export function masterOf(info: string): Buffer {
   const replid = /^master_replid:([0-9a-f]{8})/m.exec(info)?.[1]
   if (!replid) throw new StoreUnavailableError('INFO replication does not tell master_replid')
   return Buffer.from(replid, 'hex')
+}
+
+interface Asked {
+  info(section: string): Promise<string>
+  time(): Promise<readonly (string | number)[]>
+}
+
+/**
+ * What a server says of itself. Rejects StoreUnavailableError.
+ *
+ * @param patienceMs for each question
+ * @param timeoutMs how long a step of the store may take
+ */
+export async function readFacts(server: Asked, patienceMs: number, timeoutMs: number): Promise<StoreFacts> {
+  const latenciesMs: number[] = []
+  let clockAheadMs = 0
+  for (let i = 0; i < FACT_TRIPS; i++) {
+    const sent = Date.now()
+    const began = performance.now()
+    const [seconds, micros] = await within(server.time(), patienceMs)
+    const tookMs = performance.now() - began
+    // The fastest trip tells the time best.
+    if (tookMs < Math.min(...latenciesMs, Number.POSITIVE_INFINITY)) {
+      clockAheadMs = Number(seconds) * 1000 + Number(micros) / 1000 - (sent + tookMs / 2)
+    }
+    latenciesMs.push(tookMs)
+  }
+  const infos = ['server', 'memory', 'replication'].map((section) => within(server.info(section), patienceMs))
+  const info = (await Promise.all(infos)).join('\n')
+  const told = (name: string) => new RegExp(`^${name}:(.*?)\r?$`, 'm').exec(info)?.[1]
+  return {
+    version: told('redis_version') ?? '',
+    role: told('role') ?? '',
+    masterReplid: told('master_replid'),
+    maxMemory: Number(told('maxmemory') ?? 0),
+    evictionPolicy: told('maxmemory_policy') ?? '',
+    latenciesMs,
+    timeoutMs,
+    clockAheadMs: Math.round(clockAheadMs),
+  }
 }
 
 /** What `step` comes to; rejects StoreUnavailableError for whatever it rejects with, or when it takes longer. */

@@ -8,6 +8,7 @@ import {
   masterOf,
   OWN_CONNECTION,
   PATIENCE_MS,
+  readFacts,
   WRITE_CHUNK,
   WRITE_PATIENCE_MS,
   within,
@@ -74,7 +75,6 @@ const SCRIPT_CHUNK = 500
 const SCAN_COUNT = 1000
 /** A connection that has nothing to say to a probe for so long is made anew, ms: TCP would try for many minutes. */
 const STUCK_MS = 1000
-const FACT_TRIPS = 7
 
 /**
  * The store on one Redis (or Valkey) server, through a connection of its own: a cache must not queue commands while
@@ -218,33 +218,7 @@ export class RedisStore implements ProbedStore {
     // Without a session: a server that is no master is one of the things to be found out.
     await this.#within(this.#opening, patienceMs)
     if (this.#connection.status !== 'ready') throw this.#unavailable()
-    const ask = <T>(step: Promise<T>) => this.#within(step, patienceMs)
-    const latenciesMs: number[] = []
-    let clockAheadMs = 0
-    for (let i = 0; i < FACT_TRIPS; i++) {
-      const sent = Date.now()
-      const began = performance.now()
-      const [seconds, micros] = await ask(this.#connection.time())
-      const tookMs = performance.now() - began
-      // The fastest trip tells the time best.
-      if (tookMs < Math.min(...latenciesMs, Number.POSITIVE_INFINITY)) {
-        clockAheadMs = Number(seconds) * 1000 + Number(micros) / 1000 - (sent + tookMs / 2)
-      }
-      latenciesMs.push(tookMs)
-    }
-    const infos = ['server', 'memory', 'replication'].map((section) => ask(this.#connection.info(section)))
-    const info = (await Promise.all(infos)).join('\n')
-    const told = (name: string) => new RegExp(`^${name}:(.*?)\r?$`, 'm').exec(info)?.[1]
-    return {
-      version: told('redis_version') ?? '',
-      role: told('role') ?? '',
-      masterReplid: told('master_replid'),
-      maxMemory: Number(told('maxmemory') ?? 0),
-      evictionPolicy: told('maxmemory_policy') ?? '',
-      latenciesMs,
-      timeoutMs: this.#timeoutMs,
-      clockAheadMs: Math.round(clockAheadMs),
-    }
+    return readFacts(this.#connection, patienceMs, this.#timeoutMs)
   }
 
   async probe(): Promise<void> {
